@@ -1,0 +1,1 @@
+"""The nucleus side: runs components on a device, hub or no hub. Standard library and YAML only."""

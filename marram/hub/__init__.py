@@ -1,0 +1,1 @@
+"""The cloud side: doors, broker and one slice for each capability."""
