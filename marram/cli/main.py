@@ -1,0 +1,142 @@
+"""`marram`: finds the commands, parses, runs one, turns errors into one line on stderr and an exit code.
+
+Commands live in marram/cli/<noun>.py and declare themselves with `@command`. Only the file of the noun that was typed is
+imported, so the edge's command line never loads the hub.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, NoReturn, TypeAlias
+
+from marram import VERSION
+from marram.core.errors import Conflict, Corrupt, Denied, Invalid, MarramError, NotFound, Unavailable, Unsupported
+
+Configure: TypeAlias = Callable[[argparse.ArgumentParser], None]
+
+DONE, FAILED, USAGE, NOT_FOUND, NOT_ALLOWED, NOT_REACHABLE, TIMED_OUT, STOPPED, PROBLEMS = range(9)
+
+
+class Exit(Exception):
+    """Leave with this code; the command has already said what there was to say."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class HubNotReachable(Unavailable):
+    """No running hub answers where the command looked."""
+
+    code = "MRM-1003"
+
+
+class TimedOut(Unavailable):
+    """The command stopped waiting; the work goes on."""
+
+    code = "MRM-1004"
+
+
+COMMANDS: Final[dict[str, tuple[str, Configure]]] = {}
+
+
+def command(name: str, *, help: str) -> Callable[[Configure], Configure]:  # noqa: A002 - argparse's word
+    """Declare the noun `name`; the function adds its verbs to a parser, each with `set_defaults(run=function)`.
+
+    `run(arguments) -> int | None` returns an exit code (None is 0) or raises one of ours.
+    """
+
+    def declare(configure: Configure) -> Configure:
+        COMMANDS[name] = (help, configure)
+        return configure
+
+    return declare
+
+
+def nouns() -> list[str]:
+    return sorted(
+        path.stem.replace("_", "-")
+        for path in Path(__file__).parent.glob("*.py")
+        if path.stem not in {"__init__", "main", "client", "progress"}
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(arguments)
+    except Exit as leave:
+        return leave.code
+    except MarramError as error:
+        return _report(error, as_json="--json" in arguments)
+    except BrokenPipeError:  # `marram ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except KeyboardInterrupt:
+        return 130
+
+
+def print_json(value: object) -> None:
+    print(json.dumps(value, indent=2, sort_keys=True))
+
+
+def table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> None:
+    """Columns padded to their widest cell; for people, never parsed (that is what --json is for)."""
+    cells = [[str(value) for value in row] for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        sys.stderr.write(f"marram: {message} (try: {self.prog} --help)\n")
+        raise SystemExit(USAGE)
+
+
+def _run(arguments: list[str]) -> int:
+    noun = next((word for word in arguments if not word.startswith("-")), None)
+    known = nouns()
+    wanted = [noun] if noun in known else known if noun is None else []
+    parser = _Parser(prog="marram", description="Hub, edge and learning loop, for unmodified AWS IoT clients.",
+                     epilog="example: marram hub up --data var/hub")
+    parser.add_argument("--version", action="version", version=f"marram {VERSION}")
+    verbs = parser.add_subparsers(dest="noun", metavar="NOUN", parser_class=_Parser, required=True)
+    if noun is not None and not wanted:
+        parser.error(f"there is no command {noun!r}; there are: {', '.join(known)}")
+    for name in wanted:
+        importlib.import_module(f"marram.cli.{str(name).replace('-', '_')}")
+    for name, (text, configure) in sorted(COMMANDS.items()):
+        if name in wanted:
+            configure(verbs.add_parser(name, help=text, description=text))
+    parsed = parser.parse_args(arguments)
+    code = parsed.run(parsed)
+    return int(code or DONE)
+
+
+def _report(error: MarramError, *, as_json: bool) -> int:
+    if as_json:
+        print_json({"error": {"kind": type(error).__name__, "code": error.code, "message": error.message}})
+    tag = f" [{error.code}]" if error.code else ""
+    sys.stderr.write(f"marram: {error.message}{tag}\n")
+    match error:
+        case HubNotReachable():
+            return NOT_REACHABLE
+        case TimedOut():
+            return TIMED_OUT
+        case NotFound():
+            return NOT_FOUND
+        case Denied():
+            return NOT_ALLOWED
+        case Invalid() | Conflict() | Corrupt() | Unsupported():
+            return FAILED
+        case _:
+            return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

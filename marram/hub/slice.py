@@ -1,0 +1,135 @@
+"""What a slice declares: operations of the APIs, reserved MQTT topics, migrations. Borders and broker read it.
+
+A slice's `api.py` functions are `async def name(service, call, params) -> result`, with wire member names on both sides;
+`topics.py` functions are `async def name(service, message) -> None`. `service` is what the composition root built under
+the slice's name. Not here: bytes, codes, signatures (hub/border), and which slices run (marram/serve).
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+if TYPE_CHECKING:  # identity lies above this module in the order of slices
+    from marram.hub.identity.service import Subject
+
+Params: TypeAlias = Mapping[str, Any]  # validated against the service's model by the border before a function sees it
+Result: TypeAlias = Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slice:
+    """`package` holds `api`, `topics` and `migrations/`; the name is the key of the service in the composition root."""
+
+    name: str
+    package: str
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One authenticated and authorised request."""
+
+    subject: "Subject"
+    account: str
+    region: str
+    request_id: str
+    source_ip: str
+    now_ms: int
+    extra: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicMessage:
+    """One publish on a reserved topic, already allowed by policy. `params` are the names in the template."""
+
+    topic: str
+    params: Mapping[str, str]
+    payload: bytes
+    subject: "Subject"
+    client_id: str
+    time_ms: int
+
+
+OperationFunction: TypeAlias = Callable[[Any, Call, Params], Awaitable[Result]]
+TopicFunction: TypeAlias = Callable[[Any, TopicMessage], Awaitable[None]]
+ResourceFunction: TypeAlias = Callable[[Call, Params], "str | list[str]"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """`action` and `resource` are the permission; a public operation needs a valid signature but no right (sts)."""
+
+    service: str
+    name: str
+    slice: str
+    action: str
+    resource: ResourceFunction
+    function: OperationFunction
+    public: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Topic:
+    template: str
+    slice: str
+    function: TopicFunction
+
+
+ACTION_PREFIX: Final[Mapping[str, str]] = {
+    "iot-data": "iot",
+    "iot-jobs-data": "iot",
+    "greengrassv2": "greengrass",
+}
+
+OPERATIONS: Final[dict[tuple[str, str], Operation]] = {}
+TOPICS: Final[dict[str, Topic]] = {}
+
+
+def operation(
+    service: str, name: str, *, resource: ResourceFunction, action: str | None = None, public: bool = False
+) -> Callable[[OperationFunction], OperationFunction]:
+    """Declare one operation of botocore's `service`, or of ours (`marram`, name "<slice>/<Operation>").
+
+    `resource` gives the ARN or ARNs that the action is checked on; `anything` where AWS names none.
+    """
+
+    def declare(function: OperationFunction) -> OperationFunction:
+        short = name.rpartition("/")[2]
+        made = Operation(
+            service=service,
+            name=name,
+            slice=_slice_of(function.__module__),
+            action=action or f"{ACTION_PREFIX.get(service, service)}:{short}",
+            resource=resource,
+            function=function,
+            public=public,
+        )
+        known = OPERATIONS.setdefault((service, name), made)
+        if known is not made:
+            raise RuntimeError(f"operation {service} {name} is declared twice")
+        return function
+
+    return declare
+
+
+def topic(template: str) -> Callable[[TopicFunction], TopicFunction]:
+    """Declare the handler of a reserved topic; `{name}` stands for one level."""
+
+    def declare(function: TopicFunction) -> TopicFunction:
+        made = Topic(template=template, slice=_slice_of(function.__module__), function=function)
+        known = TOPICS.setdefault(template, made)
+        if known is not made:
+            raise RuntimeError(f"reserved topic {template} is declared twice")
+        return function
+
+    return declare
+
+
+def anything(_call: Call, _params: Params) -> str:
+    """The resource of actions that have none."""
+    return "*"
+
+
+def _slice_of(module: str) -> str:
+    # marram.hub.<slice>.api..., marram.ml.<slice>.api...
+    return module.split(".")[2]
