@@ -9,14 +9,16 @@ from typing import Final, TypeAlias, cast
 
 from marram.core.errors import Invalid
 
-JsonValue: TypeAlias = "str | int | float | bool | None | list[JsonValue] | dict[str, JsonValue]"
+JsonValue: TypeAlias = "str | int | float | bool | list[JsonValue] | dict[str, JsonValue] | None"
 JsonObject: TypeAlias = dict[str, JsonValue]
 
 MAX_BYTES: Final = 8 << 20
 MAX_DEPTH: Final = 64
 
 
-def loads(data: bytes | bytearray | memoryview | str, *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH) -> JsonValue:
+def loads(
+    data: bytes | bytearray | memoryview | str, *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH
+) -> JsonValue:
     """Parse one JSON text. Raises Invalid, naming the place, for anything RFC 8259 or our limits refuse."""
     if len(data) > max_bytes:
         raise Invalid(f"JSON of {len(data)} bytes is over the limit of {max_bytes}", limit=max_bytes)
@@ -30,7 +32,13 @@ def loads(data: bytes | bytearray | memoryview | str, *, max_bytes: int = MAX_BY
         raise Invalid(f"not acceptable JSON: {exc}") from exc
 
 
-def loads_object(data: bytes | bytearray | memoryview | str, *, what: str = "document", max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH) -> JsonObject:
+def loads_object(
+    data: bytes | bytearray | memoryview | str,
+    *,
+    what: str = "document",
+    max_bytes: int = MAX_BYTES,
+    max_depth: int = MAX_DEPTH,
+) -> JsonObject:
     """As `loads`, for texts that must be an object."""
     value = loads(data, max_bytes=max_bytes, max_depth=max_depth)
     if not isinstance(value, dict):

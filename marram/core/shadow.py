@@ -2,7 +2,7 @@
 
 Rules: keys merge, null removes, arrays and leaves replace; the delta holds the leaves of desired that differ from reported;
 metadata carry a timestamp in seconds for each leaf. Source: AWS IoT Developer Guide, "Device Shadow service documents".
-Not here: storage, topics, policy. `Document.removed` (when each leaf was deleted) is ours: two sides that were apart need it.
+Not here: storage, topics, policy.
 """
 
 from collections.abc import Mapping
@@ -104,7 +104,13 @@ def apply(before: Document, patch: Patch, now_ms: int) -> Document:
     reported, reported_meta = _side(before.reported, before.reported_meta, patch.reported, patch.clear_reported, stamp)
     if len(codec.dumps(desired)) + len(codec.dumps(reported)) > MAX_BYTES:
         raise LimitExceeded("The shadow exceeds the maximum size allowed", limit=MAX_BYTES)
-    return Document(desired=desired, reported=reported, desired_meta=desired_meta, reported_meta=reported_meta, version=before.version + 1)
+    return Document(
+        desired=desired,
+        reported=reported,
+        desired_meta=desired_meta,
+        reported_meta=reported_meta,
+        version=before.version + 1,
+    )
 
 
 def delta(document: Document) -> Section:
@@ -153,7 +159,11 @@ def encode(document: Document) -> bytes:
 
 def decode(data: bytes) -> Document:
     body = codec.loads_object(data, what="stored shadow")
-    sections = {name: value for name in ("desired", "reported", "desired_meta", "reported_meta") if isinstance(value := body.get(name), dict)}
+    sections = {
+        name: value
+        for name in ("desired", "reported", "desired_meta", "reported_meta")
+        if isinstance(value := body.get(name), dict)
+    }
     version = body.get("version")
     if len(sections) != 4 or not isinstance(version, int):
         raise Invalid("not a stored shadow")
@@ -173,7 +183,9 @@ def accepted(patch: Patch, after: Document, now_ms: int) -> JsonObject:
         elif part is not None:
             state[name] = part
             metadata[name] = _pick(meta, part)
-    return with_token({"state": state, "metadata": metadata, "version": after.version, "timestamp": now_ms // 1000}, patch.token)
+    return with_token(
+        {"state": state, "metadata": metadata, "version": after.version, "timestamp": now_ms // 1000}, patch.token
+    )
 
 
 def documents(before: Document, after: Document, now_ms: int, token: str | None) -> JsonObject:
@@ -189,7 +201,12 @@ def delta_message(after: Document, now_ms: int, token: str | None) -> JsonObject
     difference = delta(after)
     if not difference:
         return None
-    body: JsonObject = {"version": after.version, "timestamp": now_ms // 1000, "state": difference, "metadata": _pick(after.desired_meta, difference)}
+    body: JsonObject = {
+        "version": after.version,
+        "timestamp": now_ms // 1000,
+        "state": difference,
+        "metadata": _pick(after.desired_meta, difference),
+    }
     return with_token(body, token)
 
 
@@ -200,7 +217,11 @@ def with_token(body: JsonObject, token: str | None) -> JsonObject:
 
 
 def _snapshot(document: Document) -> JsonObject:
-    return {"state": state_view(document, with_delta=False), "metadata": metadata_view(document), "version": document.version}
+    return {
+        "state": state_view(document, with_delta=False),
+        "metadata": metadata_view(document),
+        "version": document.version,
+    }
 
 
 def _section(state: Mapping[str, JsonValue], key: str, title: str) -> Section | None:
@@ -307,5 +328,7 @@ def _pick(meta: Section, shape: Section) -> Section:
         found = meta.get(key)
         if found is None:
             continue
-        picked[key] = _pick(found, part) if isinstance(part, dict) and isinstance(found, dict) and not _is_stamp(found) else found
+        picked[key] = (
+            _pick(found, part) if isinstance(part, dict) and isinstance(found, dict) and not _is_stamp(found) else found
+        )
     return picked

@@ -1,0 +1,128 @@
+"""The shadow algebra: rows from AWS's documentation, and properties."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from marram.core import codec, shadow
+from marram.core.errors import Invalid, LimitExceeded, VersionConflict
+from marram.core.shadow import EMPTY, Document, Patch
+
+NOW = 1_750_000_000_000
+leaves = st.one_of(st.booleans(), st.integers(-5, 5), st.text(max_size=3), st.lists(st.integers(0, 3), max_size=2))
+sections = st.recursive(leaves, lambda inner: st.dictionaries(st.sampled_from("abc"), inner, min_size=1, max_size=3), max_leaves=6)
+objects = st.dictionaries(st.sampled_from("abcd"), sections, max_size=4)
+
+
+def test_keys_merge_null_removes_arrays_replace() -> None:
+    one = shadow.apply(EMPTY, Patch(desired={"a": 1, "b": {"c": [1, 2], "d": 2}}), NOW)
+    two = shadow.apply(one, Patch(desired={"a": None, "b": {"c": [3]}}), NOW)
+    assert two.desired == {"b": {"c": [3], "d": 2}}
+    assert two.version == 2
+    assert two.desired_meta == {"b": {"c": [{"timestamp": NOW // 1000}], "d": {"timestamp": NOW // 1000}}}
+
+
+def test_null_section_removes_it_whole() -> None:
+    one = shadow.apply(EMPTY, Patch(desired={"a": 1}, reported={"a": 2}), NOW)
+    two = shadow.apply(one, shadow.parse_patch(b'{"state": {"desired": null}}'), NOW)
+    assert (two.desired, two.reported, shadow.delta(two)) == ({}, {"a": 2}, {})
+
+
+def test_one_is_not_true() -> None:
+    document = shadow.apply(EMPTY, Patch(desired={"on": True}, reported={"on": 1}), NOW)
+    assert shadow.delta(document) == {"on": True}
+
+
+def test_expected_version() -> None:
+    one = shadow.apply(EMPTY, Patch(desired={"a": 1}), NOW)
+    with pytest.raises(VersionConflict, match="Version conflict"):
+        shadow.apply(one, Patch(desired={"a": 2}, version=5), NOW)
+    assert shadow.apply(one, Patch(desired={"a": 2}, version=1), NOW).version == 2
+
+
+@pytest.mark.parametrize(
+    ("payload", "error", "text"),
+    [
+        pytest.param(b"{", Invalid, "Invalid JSON", id="torn"),
+        pytest.param(b"[]", Invalid, "Invalid JSON", id="array"),
+        pytest.param(b"{}", Invalid, "Missing required node: state", id="no state"),
+        pytest.param(b'{"state": 3}', Invalid, "State node must be an object", id="state"),
+        pytest.param(b'{"state": {"desired": 3}}', Invalid, "Desired node must be an object", id="desired"),
+        pytest.param(b'{"state": {"reported": []}}', Invalid, "Reported node must be an object", id="reported"),
+        pytest.param(b'{"state": {"delta": {}}}', Invalid, "invalid node: 'delta'", id="delta"),
+        pytest.param(b'{"state": {}, "version": -1}', Invalid, "Invalid version", id="version"),
+        pytest.param(b'{"state": {}, "version": true}', Invalid, "Invalid version", id="bool version"),
+        pytest.param(b'{"state": {}, "clientToken": "%s"}' % (b"x" * 65), Invalid, "Invalid clientToken", id="token"),
+        pytest.param(b'{"state": {}, "stat": {}}', Invalid, "Invalid member: stat", id="unknown"),
+        pytest.param(b'{"state": {"desired": {"a": NaN}}}', Invalid, "Invalid JSON", id="nan"),
+        pytest.param(b'{"state": {"desired": %s}}' % (b'{"a":' * 9 + b"1" + b"}" * 9), Invalid, "too many levels", id="deep"),
+        pytest.param(b'{"state": {"desired": %s}}' % (b'{"a":' * 200 + b"1" + b"}" * 200), Invalid, "too many levels", id="very deep"),
+        pytest.param(b'{"state": {"desired": {"a": "%s"}}}' % (b"x" * 9000), LimitExceeded, "exceeds the maximum size", id="size"),
+        pytest.param(b'\xff{"state": {}}', Invalid, "Invalid JSON", id="not utf-8"),
+    ],
+)
+def test_refused(payload: bytes, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        shadow.parse_patch(payload)
+
+
+def test_growing_over_the_limit_is_refused_and_changes_nothing() -> None:
+    big = shadow.apply(EMPTY, Patch(desired={"a": "x" * 7000}), NOW)
+    with pytest.raises(LimitExceeded):
+        shadow.apply(big, Patch(reported={"b": "y" * 2000}), NOW)
+    assert big.reported == {}
+
+
+@given(objects, objects)
+def test_converges_from_any_report(desired: dict[str, object], reported: dict[str, object]) -> None:
+    asked = shadow.apply(EMPTY, Patch(desired=desired, reported=reported), NOW)  # type: ignore[arg-type]
+    obeyed = shadow.apply(asked, Patch(reported=shadow.delta(asked)), NOW)
+    assert shadow.delta(obeyed) == {}
+
+
+@given(objects, objects)
+def test_the_stored_form_reads_back(desired: dict[str, object], reported: dict[str, object]) -> None:
+    document = shadow.apply(EMPTY, Patch(desired=desired, reported=reported), NOW)  # type: ignore[arg-type]
+    assert shadow.decode(shadow.encode(document)) == document
+
+
+@given(objects, objects)
+def test_metadata_have_the_shape_of_the_state(one: dict[str, object], two: dict[str, object]) -> None:
+    document = shadow.apply(shadow.apply(EMPTY, Patch(desired=one), NOW), Patch(desired=two), NOW)  # type: ignore[arg-type]
+    assert _shape(document.desired) == _shape(document.desired_meta)
+
+
+def _shape(value: object) -> object:
+    if isinstance(value, dict) and set(value) != {"timestamp"}:
+        return {key: _shape(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_shape(item) for item in value]
+    return "leaf"
+
+
+def test_accepted_and_documents_and_delta() -> None:
+    patch = shadow.parse_patch(b'{"state": {"desired": {"a": 1, "b": null}}, "clientToken": "t"}')
+    after = shadow.apply(EMPTY, patch, NOW)
+    stamp = {"timestamp": NOW // 1000}
+    assert shadow.accepted(patch, after, NOW) == {
+        "state": {"desired": {"a": 1, "b": None}},
+        "metadata": {"desired": {"a": stamp}},
+        "version": 1,
+        "timestamp": NOW // 1000,
+        "clientToken": "t",
+    }
+    assert shadow.delta_message(after, NOW, None) == {
+        "version": 1, "timestamp": NOW // 1000, "state": {"a": 1}, "metadata": {"a": stamp},
+    }  # fmt: skip
+    assert "previous" not in shadow.documents(EMPTY, after, NOW, None)
+    assert shadow.documents(after, shadow.apply(after, patch, NOW), NOW, None)["previous"] == {
+        "state": {"desired": {"a": 1}}, "metadata": {"desired": {"a": stamp}}, "version": 1,
+    }  # fmt: skip
+
+
+def test_depth_of_eight_is_allowed() -> None:
+    value: object = 1
+    for _ in range(8):
+        value = {"a": value}
+    patch = shadow.parse_patch(codec.dumps({"state": {"desired": value}}))
+    assert isinstance(shadow.apply(EMPTY, patch, NOW), Document)
