@@ -95,7 +95,9 @@ def merge(fragments: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], d
     for slice_name, fragment in sorted(fragments.items(), key=lambda item: (item[0] != "border", item[0])):
         own = {name: shape for name, shape in fragment.get("shapes", {}).items() if "type" in shape}
         renamed = {
-            name: slice_name.title().replace("_", "") + name for name in own if name in shapes and shapes[name] != own[name]
+            name: slice_name.title().replace("_", "") + name
+            for name in own
+            if name in shapes and shapes[name] != own[name]
         }
         shapes.update({renamed.get(name, name): _renamed(shape, renamed) for name, shape in own.items()})
         for key, operation in fragment.get("operations", {}).items():
@@ -237,12 +239,14 @@ def _ref(ref: Mapping[str, Any]) -> dict[str, Any]:
 
 def _renamed(node: Any, names: Mapping[str, str]) -> Any:
     if isinstance(node, dict):
-        return {k: names.get(v, v) if k == "shape" and isinstance(v, str) else _renamed(v, names) for k, v in node.items()}
+        return {
+            k: names.get(v, v) if k == "shape" and isinstance(v, str) else _renamed(v, names) for k, v in node.items()
+        }
     return [_renamed(item, names) for item in node] if isinstance(node, list) else node
 
 
 def _botocore_model(service: str) -> dict[str, Any]:
-    from botocore.loaders import Loader  # type: ignore[import-untyped]  # a build dependency: imported only when a plan is stale
+    from botocore.loaders import Loader  # a build dependency: only when a plan is stale
 
     model: dict[str, Any] = Loader().load_service_model(service, "service-2")
     return model

@@ -5,9 +5,9 @@ A slice's `api.py` functions are `async def name(service, call, params) -> resul
 the slice's name. Not here: bytes, codes, signatures (hub/border), and which slices run (marram/serve).
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 if TYPE_CHECKING:  # identity lies above this module in the order of slices
     from marram.hub.identity.service import Subject
@@ -128,6 +128,82 @@ def topic(template: str) -> Callable[[TopicFunction], TopicFunction]:
 def anything(_call: Call, _params: Params) -> str:
     """The resource of actions that have none."""
     return "*"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stream:
+    """A body that is too large to hold: `length` bytes, in pieces."""
+
+    length: int
+    chunks: AsyncIterator[bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawRequest:
+    """A request of the https door outside the AWS APIs (data plane, joining). `params` are the names in the template."""
+
+    method: str
+    path: str
+    params: Mapping[str, str]
+    query: Mapping[str, str]
+    headers: Mapping[str, str]  # names in lower case
+    body: bytes
+    subject: "Subject | None"  # of the client certificate; None for auth="none"
+    request_id: str
+    source_ip: str
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawResponse:
+    status: int = 200
+    body: "bytes | Stream" = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    content_type: str = "application/json"
+
+
+RouteFunction: TypeAlias = Callable[[Any, RawRequest], Awaitable[RawResponse]]
+RouteAuth: TypeAlias = Literal["certificate", "none"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    method: str
+    template: str
+    slice: str
+    auth: RouteAuth
+    action: str | None
+    function: RouteFunction
+
+
+ROUTES: Final[dict[tuple[str, str], Route]] = {}
+
+
+def route(
+    method: str, template: str, *, auth: RouteAuth, action: str | None = None
+) -> Callable[[RouteFunction], RouteFunction]:
+    """Declare a raw route of the https door; `{name}` stands for one path segment.
+
+    The function is `async def name(service, request) -> RawResponse`. auth="certificate": an active client certificate, and,
+    with `action`, a policy that allows it on "*"; what the certificate may see is the function's to decide.
+    auth="none": anybody, rate limited by the door. Errors are raised as everywhere; the door writes them as rest-json.
+    """
+
+    def declare(function: RouteFunction) -> RouteFunction:
+        made = Route(
+            method=method,
+            template=template,
+            slice=_slice_of(function.__module__),
+            auth=auth,
+            action=action,
+            function=function,
+        )
+        known = ROUTES.setdefault((method, template), made)
+        if known is not made:
+            raise RuntimeError(f"route {method} {template} is declared twice")
+        return function
+
+    return declare
 
 
 def _slice_of(module: str) -> str:
