@@ -44,7 +44,7 @@ class TimedOut(Unavailable):
 COMMANDS: Final[dict[str, tuple[str, Configure]]] = {}
 
 
-def command(name: str, *, help: str) -> Callable[[Configure], Configure]:  # noqa: A002 - argparse's word
+def command(name: str, *, help: str) -> Callable[[Configure], Configure]:
     """Declare the noun `name`; the function adds its verbs to a parser, each with `set_defaults(run=function)`.
 
     `run(arguments) -> int | None` returns an exit code (None is 0) or raises one of ours.
@@ -102,8 +102,11 @@ def _run(arguments: list[str]) -> int:
     noun = next((word for word in arguments if not word.startswith("-")), None)
     known = nouns()
     wanted = [noun] if noun in known else known if noun is None else []
-    parser = _Parser(prog="marram", description="Hub, edge and learning loop, for unmodified AWS IoT clients.",
-                     epilog="example: marram hub up --data var/hub")
+    parser = _Parser(
+        prog="marram",
+        description="Hub, edge and learning loop, for unmodified AWS IoT clients.",
+        epilog="example: marram hub up --data var/hub",
+    )
     parser.add_argument("--version", action="version", version=f"marram {VERSION}")
     verbs = parser.add_subparsers(dest="noun", metavar="NOUN", parser_class=_Parser, required=True)
     if noun is not None and not wanted:

@@ -37,7 +37,9 @@ def read_toml(path: Path) -> dict[str, dict[str, object]]:
     return data
 
 
-def load(cls: type[T], section: str, *, path: Path | None = None, environ: Mapping[str, str] | None = None, **flags: object) -> T:
+def load(
+    cls: type[T], section: str, *, path: Path | None = None, environ: Mapping[str, str] | None = None, **flags: object
+) -> T:
     """One settings dataclass. A flag that is None counts as not given. Raises BadSetting with file, line and key."""
     assert dataclasses.is_dataclass(cls)
     hints = typing.get_type_hints(cls)
@@ -46,7 +48,9 @@ def load(cls: type[T], section: str, *, path: Path | None = None, environ: Mappi
         text = path.read_text() if path.exists() else ""
         for key, value in read_toml(path).get(section, {}).items():
             if key not in hints:
-                raise BadSetting(f"{path} line {_line(text, key)}: [{section}] has no key {key!r}; it has {', '.join(sorted(hints))}")
+                raise BadSetting(
+                    f"{path} line {_line(text, key)}: [{section}] has no key {key!r}; it has {', '.join(sorted(hints))}"
+                )
             values[key] = _typed(value, hints[key], f"{path} line {_line(text, key)}: [{section}] {key}")
     prefix = f"MARRAM_{section.upper()}_"
     for name, raw in (environ or {}).items():
@@ -62,7 +66,9 @@ def known_sections(path: Path, sections: Mapping[str, type]) -> None:
     text = path.read_text() if path.exists() else ""
     for name in read_toml(path):
         if name not in sections:
-            raise BadSetting(f"{path} line {_line(text, name)}: no section [{name}]; there are {', '.join(sorted(sections))}")
+            raise BadSetting(
+                f"{path} line {_line(text, name)}: no section [{name}]; there are {', '.join(sorted(sections))}"
+            )
 
 
 def _line(text: str, key: str) -> int:
@@ -90,7 +96,7 @@ def _parsed(raw: str, hint: object, where: str) -> object:
         return raw.lower() in {"true", "1"}
     if hint in (int, float):
         try:
-            return hint(raw)  # type: ignore[operator]  # int or float, just checked
+            return hint(raw)
         except ValueError as exc:
             raise BadSetting(f"{where} must be a number, not {raw!r}") from exc
     return _typed(raw, hint, where)

@@ -46,7 +46,10 @@ class Family:
         self.labels(**labels).value = value
 
     def lines(self) -> list[str]:
-        return [f"{self.name}{_labels(self.label_names, key)} {child.value:g}" for key, child in sorted(self.children.items())]
+        return [
+            f"{self.name}{_labels(self.label_names, key)} {child.value:g}"
+            for key, child in sorted(self.children.items())
+        ]
 
 
 class Histogram:
@@ -110,5 +113,9 @@ def _family(name: str, help_text: str, kind: str, labels: Sequence[str]) -> Fami
 def _labels(names: Sequence[str], values: Sequence[str]) -> str:
     if not names:
         return ""
-    quoted = (f'{n}="{v.replace(chr(92), chr(92) * 2).replace(chr(34), chr(92) + chr(34)).replace(chr(10), " ")}"' for n, v in zip(names, values, strict=True))
+    quoted = (f'{name}="{_escape(value)}"' for name, value in zip(names, values, strict=True))
     return "{" + ",".join(quoted) + "}"
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
