@@ -1,0 +1,1 @@
+"""Policy documents: parsed once, compiled, evaluated. `documents` reads, `variables` names, `evaluate` decides. Pure."""
