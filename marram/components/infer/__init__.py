@@ -1,0 +1,1 @@
+"""Inference on a device: source -> prepare -> engine -> decide -> sample for feedback. One process, a few threads."""
