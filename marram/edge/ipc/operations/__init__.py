@@ -1,0 +1,1 @@
+"""One file for each family of operations; each registers itself with `@ipc`."""
