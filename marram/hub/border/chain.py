@@ -1,0 +1,520 @@
+"""The API door: one request from its head to its answer, as one ordered list of steps (`Api.handle`).
+
+Who serves what is declared by the slices (hub/slice.py). Not here: sockets (https.py), protocols (awsjson.py, s3rest.py),
+codes (errors.py), policies (hub/identity).
+"""
+
+import hashlib
+import hmac
+import re
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+
+from marram.core import http1, sigv4
+from marram.core.errors import (
+    Denied,
+    Invalid,
+    LimitExceeded,
+    MarramError,
+    NotFound,
+    Unauthenticated,
+    Unsupported,
+    VersionConflict,
+)
+from marram.hub.border import awsjson, errors, plans, s3rest
+from marram.hub.border.awsjson import Parsed, Request, Response
+from marram.hub.border.errors import Fault
+from marram.hub.border.paging import Pages
+from marram.hub.border.plans import Plan, PlannedOperation
+from marram.hub.border.shapes import Shapes
+from marram.hub.slice import OPERATIONS, ROUTES, Call, Operation, RawRequest, Route
+from marram.kit import metrics
+from marram.kit.clock import Clock, Entropy, uuid4
+from marram.kit.log import logger
+
+if TYPE_CHECKING:
+    from marram.hub.identity.service import Subject
+
+log = logger(__name__)
+
+BODY_LIMIT: Final = 4 << 20
+BODY_LIMIT_RAW: Final = 256 << 10
+# Members that carry a position between pages: slices see their own last key, the wire sees a token that cannot be altered.
+TOKENS_IN: Final = ("nextToken", "NextToken", "ContinuationToken", "marker", "Marker")
+TOKENS_OUT: Final = ("nextToken", "NextToken", "NextContinuationToken", "nextMarker", "NextMarker")
+_S3_PLAIN: Final = frozenset({"Marker", "NextMarker"})  # S3's first listing pages by object keys that clients make up
+_JOIN_BURST: Final = 30.0
+_JOIN_A_SECOND: Final = 3.0
+
+_S3_SCOPE = re.compile(r"(?:^|[ ,&])(?:X-Amz-)?Credential=[^,&]*(?:/|%2F)s3(?:/|%2F)aws4_request")
+
+_calls = metrics.counter("marram_api_calls_total", "API calls answered", ["service", "operation", "status"])
+
+
+class KeyLike(Protocol):
+    @property
+    def secret(self) -> str: ...
+    @property
+    def subject(self) -> "Subject": ...
+
+
+class IdentityLike(Protocol):
+    """What the door needs of hub/identity."""
+
+    @property
+    def epoch(self) -> int: ...
+    def key(self, access_key_id: str) -> KeyLike: ...
+    def certificate_subject(self, der: bytes) -> "Subject": ...
+    def may(self, subject: "Subject", action: str, resource: str, context: Mapping[str, str]) -> bool: ...
+
+
+@dataclass(slots=True)
+class _Context:
+    """What is known of the request that is being answered; an error is written in these terms."""
+
+    request_id: str
+    plan: Plan
+    operation: PlannedOperation | None = None
+    path: str = "/"
+
+
+class Api:
+    def __init__(
+        self,
+        *,
+        services: Mapping[str, object],
+        identity: IdentityLike,
+        clock: Clock,
+        entropy: Entropy,
+        account: str,
+        region: str,
+        page_key: bytes,
+        host_names: Iterable[str] = ("localhost",),
+        metrics_text: Callable[[], str] | None = None,
+        metrics_token: str | None = None,
+        operations: Mapping[tuple[str, str], Operation] = OPERATIONS,
+        routes: Mapping[tuple[str, str], Route] = ROUTES,
+    ) -> None:
+        """services: the slices' services by slice name. host_names: what S3's virtual-hosted buckets are prefixed to."""
+        self._services = services
+        self._identity = identity
+        self._clock, self._entropy = clock, entropy
+        self._account, self._region = account, region
+        self._pages = Pages(page_key)
+        self._host_suffixes = tuple(f".{name}" for name in host_names)
+        self._metrics_text, self._metrics_token = metrics_text, metrics_token
+        self._operations = operations
+        self._routes = _RawRoutes(routes.values())
+        self._shapes: dict[str, Shapes] = {}
+        self._join_tokens: dict[str, tuple[float, int]] = {}
+        self._check_declarations()
+
+    def _check_declarations(self) -> None:
+        """Raises RuntimeError: a route without a permission, a model or a service does not start."""
+        for (service, name), operation in self._operations.items():
+            if service not in plans.SERVICES or name not in plans.load(service).operations:
+                raise RuntimeError(f"operation {service} {name} is declared by {operation.slice} and in no model")
+            if not operation.public and (not operation.action or not callable(operation.resource)):
+                raise RuntimeError(f"operation {service} {name} has no permission")
+            if operation.slice not in self._services:
+                raise RuntimeError(f"operation {service} {name}: the service of slice {operation.slice} is not built")
+        for route in self._routes.all:
+            if route.auth not in ("certificate", "none"):
+                raise RuntimeError(f"route {route.method} {route.template} does not say who may call it")
+            if route.slice not in self._services:
+                raise RuntimeError(f"route {route.method} {route.template}: slice {route.slice} is not built")
+
+    # The transport's side.
+
+    def body_limit(self, head: http1.RequestHead) -> int | None:
+        stated = head.headers.get("authorization")
+        if stated is None:
+            stated = head.target.partition("?")[2]
+            if "X-Amz-Signature=" not in stated:
+                return BODY_LIMIT_RAW
+        # Only S3 puts objects; other services' bodies are small and are read whole.
+        return None if head.method == "PUT" and _S3_SCOPE.search(stated) else BODY_LIMIT
+
+    async def handle(self, request: Request) -> Response:
+        """Never raises but for cancellation: every failure is an answer."""
+        request_id = uuid4(self._entropy)
+        path, _, text = request.target.partition("?")
+        context = _Context(request_id, plans.load("iot"), path=path)
+        try:
+            response = await self._handle(request, path, text, context)
+        except Exception as error:  # the border: logs with the traceback and answers INTERNAL
+            response = self._failed(request, context, error)
+        name = context.operation.name if context.operation is not None else "-"
+        _calls.inc(service=context.plan.service, operation=name, status=str(response.status))
+        response.headers["x-amzn-requestid"] = request_id
+        if context.plan.service == "s3":
+            response.headers["x-amz-request-id"] = request_id
+        log.debug(
+            "api.call", request_id=request_id, service=context.plan.service, operation=name, status=response.status
+        )
+        return response
+
+    async def _handle(self, request: Request, path: str, query_text: str, context: _Context) -> Response:
+        if path == "/metrics" and request.method == "GET" and self._metrics_text is not None:
+            return self._metrics(request)
+        pairs = _pairs(query_text)
+        # Which service, so that a refusal is in its protocol; then who; then what.
+        guess = _guess_service(request, path, dict(pairs))
+        context.plan = plans.load(guess)
+        claim = sigv4.claim(request.headers, pairs)
+        if not isinstance(request.body, bytes) and (claim is None or claim.service != "s3"):
+            raise Unauthenticated("the signature is malformed", reason="incomplete")
+        if claim is None:
+            found = self._routes.find(request.method, path)
+            if found is not None:
+                return await self._raw(request, path, dict(pairs), *found, context)
+            return await self._with_certificate(request, path, pairs, context)
+        service = plans.BY_SIGNING_NAME.get(claim.service)
+        if service is None:
+            raise Unauthenticated(
+                f"Credential should be scoped to correct service: {claim.service[:60]!r} is not served here",
+                reason="service",
+            )
+        context.plan = plan = plans.load(service)
+        subject, key, payload = self._authenticate(request, path, pairs, claim, plan)
+        s3_path = self._virtual(request, path) if service == "s3" else path
+        return await self._call(request, s3_path, pairs, subject, context, (claim, key, payload))
+
+    # Who.
+
+    def _authenticate(
+        self, request: Request, path: str, pairs: list[tuple[str, str]], claim: sigv4.Claim, plan: Plan
+    ) -> "tuple[Subject, bytes, str]":
+        try:
+            if claim.token is not None:
+                session = getattr(self._identity, "session", None)
+                if session is None:
+                    raise Unauthenticated(
+                        "The security token included in the request is invalid.", reason="unknown_key"
+                    )
+                held = cast(KeyLike, session(claim.access_key_id, claim.token))
+            else:
+                held = self._identity.key(claim.access_key_id)
+        except (NotFound, Unauthenticated) as error:
+            raise Unauthenticated(
+                f"The security token included in the request is invalid: access key {claim.access_key_id[:128]} is not known"
+                " or not active here.",
+                reason="unknown_key",
+            ) from error
+        s3 = plan.service == "s3"
+        body = request.body
+        payload = claim.payload
+        if payload is None:
+            if s3 and (claim.expires_s is not None or not isinstance(body, bytes)):
+                if claim.expires_s is None:
+                    raise Unauthenticated("the header x-amz-content-sha256 is missing", reason="incomplete")
+                payload = sigv4.UNSIGNED
+            else:
+                payload = hashlib.sha256(cast(bytes, body)).hexdigest()
+        elif isinstance(body, bytes) and len(payload) == 64:
+            if not hmac.compare_digest(payload, hashlib.sha256(body).hexdigest()):
+                raise Unauthenticated("x-amz-content-sha256 is not the hash of the body.", reason="signature")
+        elif not s3 or (len(payload) != 64 and payload not in _PAYLOADS):
+            raise Unauthenticated(f"x-amz-content-sha256 {payload[:60]!r} is not supported here", reason="incomplete")
+        key = sigv4.verify(
+            claim, held.secret, method=request.method, path=path, query=pairs, headers=request.headers,
+            payload_hash=payload, now_ms=self._clock.wall_ms(), region=self._region,
+        )  # fmt: skip
+        return held.subject, key, payload
+
+    async def _with_certificate(
+        self, request: Request, path: str, pairs: list[tuple[str, str]], context: _Context
+    ) -> Response:
+        """The https door's device calls: iot-data and iot-jobs-data, signed by the client certificate instead."""
+        if request.certificate is None:
+            raise Unauthenticated("The request is not signed: an Authorization header is missing.", reason="missing")
+        context.plan = plans.load("iot-jobs-data" if path.endswith("/jobs") or "/jobs/" in path else "iot-data")
+        subject = self._identity.certificate_subject(request.certificate)
+        return await self._call(request, path, pairs, subject, context, None)
+
+    # What.
+
+    async def _call(
+        self,
+        request: Request,
+        path: str,
+        pairs: list[tuple[str, str]],
+        subject: "Subject",
+        context: _Context,
+        signed: tuple[sigv4.Claim, bytes, str] | None,
+    ) -> Response:
+        plan = context.plan
+        shapes = self._shapes.get(plan.service) or self._shapes.setdefault(plan.service, Shapes(plan))
+        query = _joined(pairs)
+        form: dict[str, str] = {}
+        labels: dict[str, str] = {}
+        operation: PlannedOperation | None
+        if plan.protocol == "query":
+            form = awsjson.form_of(request)
+            operation = plan.operations.get(form.get("Action", ""))
+        elif plan.protocol == "json":
+            prefix, _, name = request.headers.get("x-amz-target", "").partition(".")
+            operation = plan.operations.get(name) if prefix == plan.target_prefix else None
+        else:
+            operation, labels = plan.route(request.method, path, query, request.headers) or (None, {})
+        if operation is None:
+            raise _Unknown(_unknown_text(plan, request, path, form))
+        context.operation = operation
+        declared = self._operations.get((plan.service, operation.name))
+        if declared is None:
+            raise Unsupported(
+                f"{plan.service}:{operation.name} is an operation that Marram does not support; docs/api.md lists those it does"
+            )
+        checked: s3rest.CheckedBody | None = None
+        body = request.body
+        if not isinstance(body, bytes):
+            assert signed is not None
+            if s3rest.streams_body(plan, operation):
+                checked = s3rest.CheckedBody(
+                    body, request.headers, payload=signed[2], chunks=_chunks(request.headers, signed)
+                )
+                body = b""
+            else:
+                body = await _read_whole(body, signed[2])
+        parsed = Parsed(path, query, labels, request.headers, body)
+        if plan.protocol == "query":
+            params = awsjson.parse_query(shapes, plan, operation, form)
+        elif plan.protocol == "json":
+            params = awsjson.parse_json(shapes, plan, operation, parsed)
+        elif plan.protocol == "rest-xml":
+            params = s3rest.parse(shapes, plan, operation, parsed, aiter(checked) if checked is not None else None)
+        else:
+            params = awsjson.parse_rest(shapes, plan, operation, parsed)
+        call = Call(
+            subject=subject, account=self._account, region=self._region, request_id=context.request_id,
+            source_ip=request.source_ip, now_ms=self._clock.wall_ms(),
+            extra={"body": checked, "host": request.headers.get("host", ""), "secure": request.secure},
+        )  # fmt: skip
+        if not declared.public:
+            self._authorise(declared, call, params, request)
+        self._open_tokens(plan, operation, params)
+        result = dict(await declared.function(self._services[declared.slice], call, params))
+        self._seal_tokens(plan, operation, result)
+        if plan.protocol == "rest-xml":
+            return s3rest.write(shapes, plan, operation, result)
+        return awsjson.write(shapes, plan, operation, result, context.request_id)
+
+    def _authorise(self, declared: Operation, call: Call, params: Mapping[str, Any], request: Request) -> None:
+        resources = declared.resource(call, params)
+        seen = {
+            "aws:SourceIp": request.source_ip,
+            "aws:SecureTransport": "true" if request.secure else "false",
+            "aws:RequestedRegion": self._region,
+        }
+        for resource in (resources,) if isinstance(resources, str) else resources:
+            if not self._identity.may(call.subject, declared.action, resource, seen):
+                raise Denied(
+                    f"User: {call.subject.arn} is not authorized to perform: {declared.action} on resource: {resource}"
+                    " because no policy allows it",
+                    action=declared.action,
+                    resource=resource,
+                )
+
+    def _open_tokens(self, plan: Plan, operation: PlannedOperation, params: dict[str, Any]) -> None:
+        for name in TOKENS_IN:
+            if name in params and not (plan.service == "s3" and name in _S3_PLAIN):
+                params[name] = self._pages.last(operation.name, params[name])
+
+    def _seal_tokens(self, plan: Plan, operation: PlannedOperation, result: dict[str, Any]) -> None:
+        for name in TOKENS_OUT:
+            if result.get(name) is not None and not (plan.service == "s3" and name in _S3_PLAIN):
+                result[name] = self._pages.token(operation.name, result[name])
+
+    def _virtual(self, request: Request, path: str) -> str:
+        """S3: `bucket.host` is the bucket in the path. A signature covers the path as it was sent."""
+        host = request.headers.get("host", "").partition(":")[0].lower()
+        for suffix in self._host_suffixes:
+            if host.endswith(suffix) and len(host) > len(suffix):
+                bucket = host[: -len(suffix)].removesuffix(".s3")
+                if bucket not in ("s3", ""):
+                    return f"/{bucket}{path}"
+        return path
+
+    # Routes outside the AWS APIs.
+
+    async def _raw(
+        self,
+        request: Request,
+        path: str,
+        query: dict[str, str],
+        route: Route,
+        params: dict[str, str],
+        context: _Context,
+    ) -> Response:
+        subject: Subject | None = None
+        if route.auth == "certificate":
+            if request.certificate is None:
+                raise Unauthenticated("a client certificate is needed here", reason="missing")
+            subject = self._identity.certificate_subject(request.certificate)
+            if route.action is not None and not self._identity.may(subject, route.action, "*", {}):
+                raise Denied(f"{subject.arn} is not authorized to perform: {route.action} on resource: *")
+        else:
+            self._limit_rate(request.source_ip)
+        assert isinstance(request.body, bytes)
+        answer = await route.function(
+            self._services[route.slice],
+            RawRequest(
+                method=request.method, path=path, params=params, query=query, headers=request.headers, body=request.body,
+                subject=subject, request_id=context.request_id, source_ip=request.source_ip, now_ms=self._clock.wall_ms(),
+            ),
+        )  # fmt: skip
+        return Response(answer.status, {"content-type": answer.content_type} | dict(answer.headers), answer.body)
+
+    def _limit_rate(self, source_ip: str) -> None:
+        now_ns = self._clock.mono_ns()
+        left, before_ns = self._join_tokens.get(source_ip, (_JOIN_BURST, now_ns))
+        left = min(_JOIN_BURST, left + (now_ns - before_ns) / 1e9 * _JOIN_A_SECOND) - 1
+        if len(self._join_tokens) > 10_000:
+            self._join_tokens.clear()
+        self._join_tokens[source_ip] = (max(left, 0.0), now_ns)
+        if left < 0:
+            raise LimitExceeded("too many attempts from this address: wait a little", kind="rate")
+
+    def _metrics(self, request: Request) -> Response:
+        assert self._metrics_text is not None
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        loopback = request.source_ip.startswith("127.") or request.source_ip == "::1"
+        if not loopback and not (self._metrics_token and hmac.compare_digest(given, self._metrics_token)):
+            raise Unauthenticated("metrics are served on loopback, elsewhere to a bearer token", reason="missing")
+        return Response(200, {"content-type": "text/plain; version=0.0.4"}, self._metrics_text().encode())
+
+    # Refusals.
+
+    def _failed(self, request: Request, context: _Context, error: Exception) -> Response:
+        plan, request_id = context.plan, context.request_id
+        if isinstance(error, _Unknown):
+            fault = Fault("UnknownOperationException", 404)
+        elif isinstance(error, VersionConflict) and error.data.get("kind") == "not_modified":
+            fault = Fault("NotModified", 304)
+        else:
+            fault = errors.fault(plan, error, context.operation)
+        text = errors.message(error)
+        name = context.operation.name if context.operation is not None else "-"
+        if fault.status >= 500 and fault.status != 501:
+            log.error("api.failed", exc_info=error, request_id=request_id, service=plan.service, operation=name)
+        elif isinstance(error, Denied):
+            log.info(
+                "api.refused", request_id=request_id, service=plan.service, operation=name, code=fault.code, reason=text
+            )
+        data = error.data if isinstance(error, MarramError) else {}
+        if plan.protocol == "rest-xml":
+            return s3rest.write_fault(fault, text, request_id, context.path, head=request.method == "HEAD")
+        return awsjson.write_fault(plan, fault, text, request_id, data)
+
+
+class _Unknown(NotFound):
+    """No operation answers to this request."""
+
+
+_PAYLOADS: Final = frozenset(
+    {sigv4.UNSIGNED, sigv4.STREAMING_UNSIGNED, sigv4.STREAMING_SIGNED, sigv4.STREAMING_SIGNED_TRAILER}
+)
+
+
+class _RawRoutes:
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self.all = list(routes)
+        self._table: dict[tuple[str, int], list[tuple[tuple[str, ...], Route]]] = {}
+        for route in self.all:
+            parts = tuple(route.template[1:].split("/"))
+            self._table.setdefault((route.method, len(parts)), []).append((parts, route))
+        for group in self._table.values():
+            group.sort(key=lambda item: sum(part.startswith("{") for part in item[0]))
+
+    def find(self, method: str, path: str) -> tuple[Route, dict[str, str]] | None:
+        parts = path[1:].split("/")
+        for template, route in self._table.get((method, len(parts)), ()):
+            if all((wanted[:1] == "{" and got) or wanted == got for wanted, got in zip(template, parts, strict=True)):
+                pairs = zip(template, parts, strict=True)
+                return route, {wanted[1:-1]: plans.decode(got) for wanted, got in pairs if wanted[:1] == "{"}
+        return None
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    """Decoded query parameters in their order; "+" is itself, as in signatures."""
+    if not text:
+        return []
+    items = text.split("&")
+    if len(items) > 200:
+        raise Invalid("the query has over 200 parameters")
+    out = []
+    for item in items:
+        if item:
+            name, _, value = item.partition("=")
+            name, value = plans.decode(name), plans.decode(value)
+            if "\0" in value:
+                raise Invalid("a query parameter holds a NUL")
+            out.append((name, value))
+    return out
+
+
+def _joined(pairs: list[tuple[str, str]]) -> dict[str, str]:
+    """By name, without the signature's own; repeated values (lists) joined by NUL, which no value holds."""
+    out: dict[str, str] = {}
+    for name, value in pairs:
+        if not name.startswith("X-Amz-"):
+            out[name] = f"{out[name]}\0{value}" if name in out else value
+    return out
+
+
+def _chunks(headers: Mapping[str, str], signed: tuple[sigv4.Claim, bytes, str]) -> sigv4.ChunkDecoder | None:
+    claim, key, payload = signed
+    if not payload.startswith("STREAMING-"):
+        return None
+    length = headers.get("x-amz-decoded-content-length")
+    if length is None or not (length.isascii() and length.isdigit()) or len(length) > 15:
+        raise Invalid("x-amz-decoded-content-length must be given with an aws-chunked body")
+    return sigv4.ChunkDecoder(
+        signed=payload != sigv4.STREAMING_UNSIGNED, trailer=payload != sigv4.STREAMING_SIGNED, key=key, date=claim.amz_date,
+        scope=claim.scope, seed=claim.signature, decoded_length=int(length),
+    )  # fmt: skip
+
+
+async def _read_whole(stream: AsyncIterator[bytes], payload: str) -> bytes:
+    """The body of an S3 PUT that is no object: a small document."""
+    pieces, size = [], 0
+    async for piece in stream:
+        size += len(piece)
+        if size > BODY_LIMIT:
+            raise LimitExceeded(f"the body is over the limit of {BODY_LIMIT} bytes")
+        pieces.append(piece)
+    body = b"".join(pieces)
+    if len(payload) == 64 and not hmac.compare_digest(payload, hashlib.sha256(body).hexdigest()):
+        raise Unauthenticated("x-amz-content-sha256 is not the hash of the body.", reason="signature")
+    return body
+
+
+def _guess_service(request: Request, path: str, query: Mapping[str, str]) -> str:
+    """The service that a request is meant for, by its credential scope or else by its form. Nothing is proven by it."""
+    stated = request.headers.get("authorization", "") or query.get("X-Amz-Credential", "")
+    scope = stated.partition("Credential=")[2] or stated
+    parts = scope.partition(",")[0].rsplit("/", 4)
+    if len(parts) == 5 and parts[3] in plans.BY_SIGNING_NAME:
+        return plans.BY_SIGNING_NAME[parts[3]]
+    if request.headers.get("x-amz-target", "").startswith("SageMaker."):
+        return "sagemaker"
+    if "x-amz-content-sha256" in request.headers and not path.startswith("/marram/"):
+        return "s3"
+    if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded") or "Action" in query:
+        return "sts"
+    if path.startswith("/marram/"):
+        return "marram"
+    if path.startswith("/greengrass/"):
+        return "greengrassv2"
+    return "iot-data" if path.startswith("/topics/") else "iot"
+
+
+def _unknown_text(plan: Plan, request: Request, path: str, form: Mapping[str, str]) -> str:
+    if plan.protocol == "query":
+        asked = f"Action {form.get('Action', '')[:100]!r}"
+    elif plan.protocol == "json":
+        asked = f"X-Amz-Target {request.headers.get('x-amz-target', '')[:100]!r}"
+    else:
+        asked = f"{request.method} {path[:200]}"
+    return f"{asked} is not an operation of {plan.service}"
