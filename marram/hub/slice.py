@@ -7,7 +7,9 @@ the slice's name. Not here: bytes, codes, signatures (hub/border), and which sli
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, cast
+
+from marram.core.codec import JsonValue
 
 if TYPE_CHECKING:  # identity lies above this module in the order of slices
     from marram.hub.identity.service import Subject
@@ -123,6 +125,17 @@ def topic(template: str) -> Callable[[TopicFunction], TopicFunction]:
         return function
 
     return declare
+
+
+class Paging(Protocol):
+    """Page tokens, bound to an operation (hub/border/paging.py). The border puts it into every call as extra["paging"]."""
+
+    def token(self, operation: str, last: JsonValue) -> str: ...
+    def last(self, operation: str, token: str | None) -> JsonValue: ...
+
+
+def paging(call: Call) -> Paging:
+    return cast(Paging, call.extra["paging"])
 
 
 def anything(_call: Call, _params: Params) -> str:

@@ -1,0 +1,1 @@
+"""Operations and data-plane routes of the slice, by resource."""

@@ -1,0 +1,200 @@
+"""Component versions: recipes checked and normalised, artifacts taken over by digest, candidates for a core's resolver.
+
+`s3://` artifacts are read once, at creation; cores then get them as `greengrass:NAME` from the hub, so that a bucket that
+changes or goes later cannot break a device, and nucleus lite does not look for s3.<region>.amazonaws.com.
+"""
+
+import base64
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol, cast
+
+from marram.core import arn, codec, recipe, semver
+from marram.core.codec import JsonObject, JsonValue
+from marram.core.errors import AlreadyExists, Conflict, Invalid, NotFound, Unsupported
+from marram.hub.greengrass import store
+from marram.hub.greengrass.store import Artifact, Component
+from marram.kit import yaml_bounded
+from marram.kit.db import Db, Tx
+
+MAX_RECIPE_BYTES: Final = 1 << 20
+URL_LIFE_S: Final = 3600
+_S3: Final = re.compile(r"s3://([^/]+)/(.+)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """An object's content: hex SHA-256 and bytes."""
+
+    digest: str
+    size: int
+
+
+class ArtifactStore(Protocol):
+    """What components need of the object store."""
+
+    async def stat_object(self, bucket: str, key: str) -> Stored: ...
+    def ref(self, tx: Tx, digest: str, owner: str) -> None: ...
+    def unref(self, tx: Tx, digest: str, owner: str) -> None: ...
+    def presign_blob(self, digest: str, name: str, *, expires_s: int) -> str: ...
+
+
+class Components:
+    def __init__(self, db: Db, artifacts: ArtifactStore, *, account: str, region: str) -> None:
+        self._db, self._artifacts = db, artifacts
+        self._account, self._region = account, region
+
+    def arn(self, name: str, version: str = "") -> str:
+        tail = f":versions:{version}" if version else ""
+        return arn.build("greengrass", self._region, self._account, f"components:{name}{tail}")
+
+    async def create(self, text: bytes) -> Component:
+        """Raises Invalid with the place in the recipe, NotFound for a missing artifact, AlreadyExists for a known version."""
+        if len(text) > MAX_RECIPE_BYTES:
+            raise Invalid(f"the recipe is larger than {MAX_RECIPE_BYTES} bytes")
+        document = yaml_bounded.loads(text)
+        parsed = recipe.parse(document)
+        if parsed.name.startswith("aws.greengrass."):
+            raise Invalid(f"the name {parsed.name} is reserved: aws.greengrass.* are built into the core")
+        normalised, artifacts = await self._take_over(parsed.document)
+        original = codec.canonical(document)
+
+        def work(tx: Tx) -> Component:
+            version = str(parsed.version)
+            known = store.component(tx, parsed.name, version)
+            if known is not None:
+                raise AlreadyExists(
+                    f"component {parsed.name} {version} exists: versions never change, raise the number"
+                )
+            made = Component(
+                name=parsed.name,
+                version=version,
+                original=original,
+                recipe=codec.dumps(normalised),
+                publisher=parsed.publisher,
+                description=parsed.description,
+                created_ms=tx.now_ms,
+            )
+            store.insert_component(tx, made, artifacts)
+            for artifact in artifacts:
+                self._artifacts.ref(tx, artifact.digest, self._owner(parsed.name, version, artifact.name))
+            return made
+
+        return await self._db.write(work)
+
+    async def get(self, name: str, version: str) -> Component:
+        return _found(await self._db.read(lambda tx: store.component(tx, name, version)), name, version)
+
+    async def delete(self, name: str, version: str) -> None:
+        """Raises NotFound, or Conflict while a deployment in force names it."""
+
+        def work(tx: Tx) -> None:
+            _found(store.component(tx, name, version), name, version)
+            for deployment in store.active(tx):
+                entry = cast("Mapping[str, JsonObject]", deployment.document["components"]).get(name)
+                if entry is not None and entry["version"] == version:
+                    raise Conflict(f"component {name} {version} is part of deployment {deployment.id}")
+            for artifact in store.artifacts(tx, name, version):
+                self._artifacts.unref(tx, artifact.digest, self._owner(name, version, artifact.name))
+            store.delete_component(tx, name, version)
+
+        await self._db.write(work)
+
+    async def names(self, after: str, limit: int) -> list[tuple[str, Component]]:
+        """(name, its newest version), in order of names."""
+
+        def work(tx: Tx) -> list[tuple[str, Component]]:
+            out: list[tuple[str, Component]] = []
+            for name in store.component_names(tx, after, limit):
+                newest = max(store.component_versions(tx, name), key=semver.parse)
+                out.append((name, _found(store.component(tx, name, newest), name, newest)))
+            return out
+
+        return await self._db.read(work)
+
+    async def versions(self, name: str) -> list[str]:
+        """Newest first. Raises NotFound."""
+        found = await self._db.read(lambda tx: store.component_versions(tx, name))
+        if not found:
+            raise NotFound(f"there is no component {name}")
+        return sorted(found, key=semver.parse, reverse=True)
+
+    async def resolve(
+        self, name: str, requirements: Mapping[str, str], version: str | None, platform: Mapping[str, str]
+    ) -> Component:
+        """The newest version that meets every requirement and has a manifest for the platform.
+
+        Raises NotFound with the words that both AWS nuclei look for ("no usable version", "claim platform").
+        """
+        ranges = [semver.parse_range(text) for text in requirements.values()]
+
+        def work(tx: Tx) -> list[Component]:
+            fitting = [
+                text
+                for text in store.component_versions(tx, name)
+                if all(item.covers(semver.parse(text)) for item in ranges) and version in (None, text)
+            ]
+            fitting.sort(key=semver.parse, reverse=True)
+            return [_found(store.component(tx, name, text), name, text) for text in fitting]
+
+        candidates = await self._db.read(work)
+        for candidate in candidates:
+            parsed = recipe.parse(codec.loads(candidate.recipe))
+            if any(recipe.fits(manifest.platform, platform) for manifest in parsed.manifests):
+                return candidate
+        wanted = ", ".join(f"{by} asks {text}" for by, text in requirements.items()) or "any version"
+        if candidates:
+            raise NotFound(f"component {name}: no version of it does claim platform {dict(platform)}")
+        raise NotFound(f"component {name} has no usable version ({wanted})")
+
+    async def artifact_url(self, name: str, version: str, artifact: str) -> str:
+        """A URL, good for an hour, that needs no client certificate. Raises NotFound."""
+        found = await self._db.read(lambda tx: store.artifacts(tx, name, version))
+        for item in found:
+            if item.name == artifact:
+                return self._artifacts.presign_blob(item.digest, item.name, expires_s=URL_LIFE_S)
+        raise NotFound(f"component {name} {version} has no artifact {artifact}")
+
+    async def _take_over(self, document: JsonObject) -> tuple[JsonObject, list[Artifact]]:
+        taken: dict[str, Artifact] = {}
+        manifests: list[JsonValue] = []
+        for at, manifest in enumerate(cast("Sequence[JsonObject]", document.get("Manifests") or [])):
+            entries: list[JsonValue] = []
+            for index, entry in enumerate(cast("Sequence[JsonObject]", manifest.get("Artifacts") or [])):
+                place = f"Manifests[{at}].Artifacts[{index}]"
+                changed, artifact = await self._artifact(entry, place)
+                if (known := taken.setdefault(artifact.name, artifact)).digest != artifact.digest:
+                    raise Invalid(f"{place}: another artifact with other content is called {known.name}: rename one")
+                entries.append(changed)
+            manifests.append({**manifest, **({"Artifacts": entries} if entries else {})})
+        return {**document, "Manifests": manifests}, list(taken.values())
+
+    async def _artifact(self, entry: JsonObject, place: str) -> tuple[JsonObject, Artifact]:
+        uri = str(entry.get("Uri", ""))
+        match = _S3.fullmatch(uri)
+        if match is None:
+            scheme = uri.partition(":")[0]
+            raise Unsupported(f"{place}: artifacts come from s3:// of this hub; {scheme}: is not supported here")
+        try:
+            stored = await self._artifacts.stat_object(match[1], match[2])
+        except NotFound as exc:
+            raise Invalid(f"{place}: {uri}: {exc.message}") from exc
+        digest = base64.b64encode(bytes.fromhex(stored.digest)).decode()
+        if entry.get("Digest") not in (None, "", digest):
+            raise Invalid(f"{place}: Digest is {entry['Digest']}, but the object's is {digest}")
+        name = match[2].rpartition("/")[2]
+        changed: JsonObject = {**entry, "Uri": f"greengrass:{name}", "Digest": digest, "Algorithm": "SHA-256"}
+        return changed, Artifact(name=name, digest=stored.digest, size=stored.size)
+
+    def _owner(self, name: str, version: str, artifact: str) -> str:
+        return f"component/{name}/{version}/{artifact}"
+
+
+def _found(found: Component | None, name: str, version: str) -> Component:
+    if found is None:
+        raise NotFound(f"there is no component {name} {version}")
+    return found
+
+
+__all__ = ["ArtifactStore", "Component", "Components", "Stored"]
