@@ -100,7 +100,7 @@ def test_precedence_is_that_of_the_specification() -> None:
         "1.0.0",
     ]
     ordered = [semver.parse(text) for text in texts]
-    assert sorted(reversed(ordered)) == ordered
+    assert sorted(ordered[::-1]) == ordered
 
 
 @given(versions)
