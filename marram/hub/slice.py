@@ -1,15 +1,14 @@
 """What a slice declares: operations of the APIs, reserved MQTT topics, migrations. Borders and broker read it.
 
 A slice's `api.py` functions are `async def name(service, call, params) -> result`, with wire member names on both sides;
+A page token is the slice's own last key (any JSON value) on its side; the border seals it on the wire.
 `topics.py` functions are `async def name(service, message) -> None`. `service` is what the composition root built under
 the slice's name. Not here: bytes, codes, signatures (hub/border), and which slices run (marram/serve).
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, cast
-
-from marram.core.codec import JsonValue
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 if TYPE_CHECKING:  # identity lies above this module in the order of slices
     from marram.hub.identity.service import Subject
@@ -125,17 +124,6 @@ def topic(template: str) -> Callable[[TopicFunction], TopicFunction]:
         return function
 
     return declare
-
-
-class Paging(Protocol):
-    """Page tokens, bound to an operation (hub/border/paging.py). The border puts it into every call as extra["paging"]."""
-
-    def token(self, operation: str, last: JsonValue) -> str: ...
-    def last(self, operation: str, token: str | None) -> JsonValue: ...
-
-
-def paging(call: Call) -> Paging:
-    return cast(Paging, call.extra["paging"])
 
 
 def anything(_call: Call, _params: Params) -> str:

@@ -6,7 +6,7 @@ from marram.core import arn, codec, recipe
 from marram.core.errors import Invalid, Unsupported
 from marram.hub.greengrass.components import Component
 from marram.hub.greengrass.service import Greengrass
-from marram.hub.slice import Call, Params, Result, operation, paging
+from marram.hub.slice import Call, Params, Result, operation
 
 _RESOURCE = re.compile(r"components:([a-zA-Z0-9\-_.]{1,128})(?::versions:([^:]+))?")
 
@@ -72,7 +72,7 @@ async def list_components(service: Greengrass, call: Call, params: Params) -> Re
     if params.get("scope") == "PUBLIC":
         return {"components": []}
     limit = int(params.get("maxResults") or 100)
-    after = paging(call).last("ListComponents", params.get("nextToken")) or ""
+    after = params.get("nextToken") or ""
     found = await service.components.names(str(after), limit + 1)
     result: dict[str, object] = {
         "components": [
@@ -91,7 +91,7 @@ async def list_components(service: Greengrass, call: Call, params: Params) -> Re
         ]
     }
     if len(found) > limit:
-        result["nextToken"] = paging(call).token("ListComponents", found[limit - 1][0])
+        result["nextToken"] = found[limit - 1][0]
     return result
 
 
@@ -99,7 +99,7 @@ async def list_components(service: Greengrass, call: Call, params: Params) -> Re
 async def list_component_versions(service: Greengrass, call: Call, params: Params) -> Result:
     name, _ = _split(params["arn"])
     limit = int(params.get("maxResults") or 100)
-    start = paging(call).last("ListComponentVersions", params.get("nextToken")) or 0
+    start = params.get("nextToken") or 0
     assert isinstance(start, int)
     versions = await service.components.versions(name)
     result: dict[str, object] = {
@@ -109,7 +109,7 @@ async def list_component_versions(service: Greengrass, call: Call, params: Param
         ]
     }
     if len(versions) > start + limit:
-        result["nextToken"] = paging(call).token("ListComponentVersions", start + limit)
+        result["nextToken"] = start + limit
     return result
 
 

@@ -7,7 +7,7 @@ from marram.core.jobs import Status
 from marram.hub.greengrass.deployments import target_arn
 from marram.hub.greengrass.service import Greengrass
 from marram.hub.greengrass.store import Canary, Deployment
-from marram.hub.slice import Call, Params, Result, operation, paging
+from marram.hub.slice import Call, Params, Result, operation
 
 
 def _any_deployment(call: Call, _params: Params) -> str:
@@ -79,8 +79,8 @@ async def get_deployment(service: Greengrass, call: Call, params: Params) -> Res
 @operation("greengrassv2", "ListDeployments", resource=_any_deployment)
 async def list_deployments(service: Greengrass, call: Call, params: Params) -> Result:
     limit = int(params.get("maxResults") or 50)
-    last = paging(call).last("ListDeployments", params.get("nextToken"))
-    before = (int(last[0]), str(last[1])) if isinstance(last, list) else (1 << 62, "")  # type: ignore[arg-type]
+    last = params.get("nextToken")
+    before = (int(last[0]), str(last[1])) if isinstance(last, list) else (1 << 62, "")
     found = await service.deployments.page(params.get("targetArn"), before=before, limit=limit + 1)
     only_latest = params.get("historyFilter", "LATEST_ONLY") == "LATEST_ONLY"
     result: dict[str, object] = {
@@ -90,7 +90,7 @@ async def list_deployments(service: Greengrass, call: Call, params: Params) -> R
     }
     if len(found) > limit:
         item = found[limit - 1][0]
-        result["nextToken"] = paging(call).token("ListDeployments", [item.created_ms, item.id])
+        result["nextToken"] = [item.created_ms, item.id]
     return result
 
 
@@ -103,7 +103,7 @@ async def cancel_deployment(service: Greengrass, call: Call, params: Params) -> 
 @operation("greengrassv2", "ListEffectiveDeployments", resource=_core_arn)
 async def list_effective_deployments(service: Greengrass, call: Call, params: Params) -> Result:
     limit = int(params.get("maxResults") or 50)
-    start = paging(call).last("ListEffectiveDeployments", params.get("nextToken")) or 0
+    start = params.get("nextToken") or 0
     assert isinstance(start, int)
     found = await service.deployments.effective(params["coreDeviceThingName"])
     result: dict[str, object] = {
@@ -123,7 +123,7 @@ async def list_effective_deployments(service: Greengrass, call: Call, params: Pa
         ]
     }
     if len(found) > start + limit:
-        result["nextToken"] = paging(call).token("ListEffectiveDeployments", start + limit)
+        result["nextToken"] = start + limit
     return result
 
 

@@ -3,7 +3,7 @@
 from marram.core import arn
 from marram.hub.greengrass.service import Greengrass
 from marram.hub.greengrass.store import Core
-from marram.hub.slice import Call, Params, Result, operation, paging
+from marram.hub.slice import Call, Params, Result, operation
 
 
 def _core_arn(call: Call, params: Params) -> str:
@@ -29,7 +29,7 @@ async def delete_core_device(service: Greengrass, call: Call, params: Params) ->
 @operation("greengrassv2", "ListCoreDevices", resource=_any_core)
 async def list_core_devices(service: Greengrass, call: Call, params: Params) -> Result:
     limit = int(params.get("maxResults") or 100)
-    after = paging(call).last("ListCoreDevices", params.get("nextToken")) or ""
+    after = params.get("nextToken") or ""
     found = await service.devices.page(after=str(after), limit=limit + 1)
     wanted = {"status": params.get("status"), "runtime": params.get("runtime")}
     members: set[str] | None = None
@@ -44,14 +44,14 @@ async def list_core_devices(service: Greengrass, call: Call, params: Params) -> 
     ]
     result: dict[str, object] = {"coreDevices": chosen}
     if len(found) > limit:
-        result["nextToken"] = paging(call).token("ListCoreDevices", found[limit - 1].thing)
+        result["nextToken"] = found[limit - 1].thing
     return result
 
 
 @operation("greengrassv2", "ListInstalledComponents", resource=_core_arn)
 async def list_installed_components(service: Greengrass, call: Call, params: Params) -> Result:
     limit = int(params.get("maxResults") or 100)
-    start = paging(call).last("ListInstalledComponents", params.get("nextToken")) or 0
+    start = params.get("nextToken") or 0
     assert isinstance(start, int)
     every = params.get("topologyFilter", "ROOT") == "ALL"
     found = [item for item in await service.devices.installed(params["coreDeviceThingName"]) if every or item.is_root]
@@ -72,7 +72,7 @@ async def list_installed_components(service: Greengrass, call: Call, params: Par
         ]
     }
     if len(found) > start + limit:
-        result["nextToken"] = paging(call).token("ListInstalledComponents", start + limit)
+        result["nextToken"] = start + limit
     return result
 
 
@@ -93,7 +93,7 @@ async def batch_disassociate(service: Greengrass, call: Call, params: Params) ->
 @operation("greengrassv2", "ListClientDevicesAssociatedWithCoreDevice", resource=_core_arn)
 async def list_client_devices(service: Greengrass, call: Call, params: Params) -> Result:
     limit = int(params.get("maxResults") or 100)
-    after = paging(call).last("ListClientDevices", params.get("nextToken")) or ""
+    after = params.get("nextToken") or ""
     found = await service.devices.clients(params["coreDeviceThingName"], after=str(after), limit=limit + 1)
     result: dict[str, object] = {
         "associatedClientDevices": [
@@ -101,7 +101,7 @@ async def list_client_devices(service: Greengrass, call: Call, params: Params) -
         ]
     }
     if len(found) > limit:
-        result["nextToken"] = paging(call).token("ListClientDevices", found[limit - 1][0])
+        result["nextToken"] = found[limit - 1][0]
     return result
 
 
