@@ -31,7 +31,7 @@ class Shadows:
         patch = algebra.parse_patch(payload)
         return await self._db.write(lambda tx: update(tx, thing, name, patch))
 
-    async def delete(self, thing: str, name: str, token: str | None = None) -> JsonObject:
+    async def delete(self, thing: str, name: str = "", token: str | None = None) -> JsonObject:
         """Returns the accepted body. Raises NotFound."""
         _check(thing, name)
 
