@@ -7,6 +7,7 @@ from typing import Protocol
 from marram.core.codec import JsonObject, JsonValue
 from marram.edge.ipc.authorisation import Authorisation
 from marram.edge.pubsub.hub import Hub, Message, Subscription
+from marram.edge.spool.service import Outgoing
 
 Cancel = Callable[[], None]
 
@@ -84,25 +85,8 @@ class Deployments(Protocol):
     def list(self) -> Sequence[DeploymentState]: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CorePublish:
-    """A message for the hub. `expiry_s` and the properties after it are MQTT 5's; None or empty = not sent."""
-
-    topic: str
-    payload: bytes
-    qos: int = 1
-    retain: bool = False
-    user_properties: Sequence[tuple[str, str]] = ()
-    expiry_s: int | None = None
-    correlation: bytes | None = None
-    response_topic: str | None = None
-    payload_format: int | None = None
-    content_type: str | None = None
-    priority: str = "normal"
-
-
 class IotCore(Protocol):
-    async def publish(self, message: CorePublish) -> None:
+    async def publish(self, message: Outgoing) -> None:
         """Returns when the message is durable here (QoS 1) or taken (QoS 0). Raises LimitExceeded when the spool is full."""
         ...
 
@@ -144,11 +128,11 @@ __all__ = [
     "Components",
     "Configuration",
     "Core",
-    "CorePublish",
     "DeploymentState",
     "Deployments",
     "IotCore",
     "LocalDeployment",
+    "Outgoing",
     "Shadows",
     "Subscription",
     "Tokens",

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from marram.core import codec
+from marram.core import codec, topic
 from marram.core.codec import JsonObject
 
 MAX_ROUTES: Final = 4096
@@ -62,11 +62,10 @@ class Subscription:
 
 
 class Hub:
-    """One space of topics."""
+    """One space of topics. `parent`: `a/#` also covers `a`, as plain MQTT has it and AWS has not."""
 
-    def __init__(self) -> None:
-        self._exact: dict[str, list[Subscription]] = {}
-        self._wild: list[Subscription] = []
+    def __init__(self, *, parent: bool = False) -> None:
+        self._trie: topic.Trie[Subscription, None] = topic.Trie(parent=parent)
         self._routes: dict[str, tuple[Subscription, ...]] = {}
 
     def subscribe(
@@ -74,10 +73,7 @@ class Hub:
     ) -> Subscription:
         """`filter` is a topic or an MQTT filter. With `others_only` the owner's own messages are left out."""
         subscription = Subscription(self, filter, deliver, owner, others_only)
-        if is_wild(filter):
-            self._wild.append(subscription)
-        else:
-            self._exact.setdefault(filter, []).append(subscription)
+        self._trie.put(filter, subscription, None)
         self._routes.clear()
         return subscription
 
@@ -95,38 +91,14 @@ class Hub:
         return count
 
     def __len__(self) -> int:
-        return sum(map(len, self._exact.values())) + len(self._wild)
+        return len(self._trie)
 
     def _route(self, name: str) -> tuple[Subscription, ...]:
         if len(self._routes) >= MAX_ROUTES:
             self._routes.clear()
-        route = (*self._exact.get(name, ()), *(each for each in self._wild if covers(each.filter, name)))
-        self._routes[name] = route
+        route = self._routes[name] = tuple(subscription for subscription, _ in self._trie.match(name))
         return route
 
     def _remove(self, subscription: Subscription) -> None:
-        if is_wild(subscription.filter):
-            self._wild.remove(subscription)
-        else:
-            same = self._exact.get(subscription.filter, [])
-            same.remove(subscription)
-            if not same:
-                self._exact.pop(subscription.filter, None)
+        self._trie.remove(subscription.filter, subscription)
         self._routes.clear()
-
-
-def is_wild(filter: str) -> bool:
-    return "+" in filter or "#" in filter
-
-
-def covers(filter: str, name: str) -> bool:
-    """MQTT 5.0, 4.7: does `name` match `filter`? A leading `$` is never matched by a wildcard."""
-    if name.startswith("$") and filter[:1] in ("+", "#"):
-        return False
-    wanted, levels = filter.split("/"), name.split("/")
-    for index, level in enumerate(wanted):
-        if level == "#":
-            return True
-        if index >= len(levels) or level not in ("+", levels[index]):
-            return False
-    return len(wanted) == len(levels)

@@ -9,7 +9,7 @@ from pathlib import Path
 from marram.core.codec import JsonObject, JsonValue
 from marram.core.errors import Conflict, NotFound, VersionConflict
 from marram.edge.ipc.authorisation import Authorisation
-from marram.edge.ipc.ports import Core, CorePublish, DeploymentState, LocalDeployment
+from marram.edge.ipc.ports import Core, DeploymentState, LocalDeployment, Outgoing
 from marram.edge.ipc.server import Server
 from marram.edge.pubsub.hub import Hub, Message
 
@@ -122,10 +122,10 @@ class FakeDeployments:
 
 @dataclass
 class FakeIotCore:
-    published: list[CorePublish] = field(default_factory=list)
+    published: list[Outgoing] = field(default_factory=list)
     hub: Hub = field(default_factory=Hub)
 
-    async def publish(self, message: CorePublish) -> None:
+    async def publish(self, message: Outgoing) -> None:
         await asyncio.sleep(0)
         self.published.append(message)
         self.hub.publish(Message(message.topic, message.payload))

@@ -5,12 +5,13 @@ from typing import cast
 from marram.core import codec
 from marram.core.codec import JsonObject
 from marram.core.errors import Invalid
+from marram.core.topic import has_wildcard
 from marram.edge.ipc import model
 from marram.edge.ipc.authorisation import MQTT_PROXY
 from marram.edge.ipc.operation import Call, ipc, need
 from marram.edge.ipc.operations.pubsub import check_filter, check_topic
-from marram.edge.ipc.ports import Core, CorePublish
-from marram.edge.pubsub.hub import Message, is_wild
+from marram.edge.ipc.ports import Core, Outgoing
+from marram.edge.pubsub.hub import Message
 
 MAX_PAYLOAD = 128 * 1024
 
@@ -19,7 +20,7 @@ MAX_PAYLOAD = 128 * 1024
 async def publish_to_iot_core(core: Core, call: Call, request: model.Request) -> JsonObject:
     topic = str(request["topicName"])
     core.authorisation.require(call.component, MQTT_PROXY, call.operation, topic)
-    if is_wild(topic):
+    if has_wildcard(topic):
         raise Invalid("a topic to publish to must not have + or #")
     check_topic(topic)
     payload = cast(bytes, request.get("payload", b""))
@@ -29,7 +30,7 @@ async def publish_to_iot_core(core: Core, call: Call, request: model.Request) ->
     assert core.iot_core is not None
     properties = cast(list[dict[str, str]], request.get("userProperties", []))
     await core.iot_core.publish(
-        CorePublish(
+        Outgoing(
             topic=topic,
             payload=payload,
             qos=int(str(request["qos"])),

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from marram.core import codec
 from marram.core.codec import JsonObject
 from marram.core.errors import Invalid
+from marram.core.topic import has_wildcard
 from marram.edge.ipc import model
 from marram.edge.ipc.authorisation import PUBSUB
 from marram.edge.ipc.operation import Call, ipc
 from marram.edge.ipc.ports import Core
-from marram.edge.pubsub.hub import Message, is_wild
+from marram.edge.pubsub.hub import Message
 
 MAX_TOPIC_BYTES = 256
 
@@ -18,7 +19,7 @@ MAX_TOPIC_BYTES = 256
 def publish_to_topic(core: Core, call: Call, request: model.Request) -> JsonObject:
     topic = str(request["topic"])
     core.authorisation.require(call.component, PUBSUB, call.operation, topic)
-    if is_wild(topic) or "*" in topic:
+    if has_wildcard(topic) or "*" in topic:
         raise Invalid("a topic to publish to must not have +, # or *")
     check_topic(topic)
     ((kind, content),) = _mapping(request["publishMessage"]).items()
@@ -39,7 +40,7 @@ def subscribe_to_topic(core: Core, call: Call, request: model.Request) -> JsonOb
     core.authorisation.require(call.component, PUBSUB, call.operation, topic)
     check_filter(topic)
     mode = request.get("receiveMode")
-    others_only = mode == "RECEIVE_MESSAGES_FROM_OTHERS" if mode else is_wild(topic)
+    others_only = mode == "RECEIVE_MESSAGES_FROM_OTHERS" if mode else has_wildcard(topic)
     stream = call.stream()
     subscription = core.pubsub.subscribe(
         topic, lambda message: stream.send(event_of(message)), owner=call.component, others_only=others_only
