@@ -34,6 +34,9 @@ SPACE: Final = re.compile(r"\s+")
 class MalformedPolicy(Invalid):
     """The document cannot be a policy; the message says where."""
 
+    def __init__(self, message: str, **data: object) -> None:
+        super().__init__(message, kind="policy", **data)
+
 
 class Effect(Enum):
     ALLOW = "Allow"

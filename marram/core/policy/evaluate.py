@@ -64,17 +64,16 @@ class _Rows:
 
 
 class Program:
-    """Built by `program`. Thread-safe as far as its caches are dictionaries."""
+    """Built by `program`. `keys` are all variables and condition keys that it asks for; `timed`: the time is among them."""
 
-    __slots__ = ("_policies", "_rows", "_verdicts", "request_keys")
+    __slots__ = ("_policies", "_rows", "_verdicts", "keys", "timed")
 
     def __init__(self, policies: Sequence[CompiledPolicy]) -> None:
         self._policies = tuple(policies)
         self._rows: dict[str, tuple[_Rows, _Rows, bool]] = {}
         self._verdicts: dict[tuple[str, str], bool] = {}
-        self.request_keys = frozenset(key for policy in policies for key in _keys(policy.document)) & frozenset(
-            variables.REQUEST_KEYS
-        )
+        self.keys = frozenset(key for policy in policies for key in _keys(policy.document))
+        self.timed = not self.keys.isdisjoint(("aws:CurrentTime", "aws:EpochTime"))
 
     def may(self, action: str, resource: str, subject: Values = NOTHING, request: Values = NOTHING) -> bool:
         key = (action, resource)

@@ -51,7 +51,11 @@ ALTERNATIVE_FIELDS: Final = ("RFC822Name", "DNSName", "DirectoryName", "UniformR
 ATTRIBUTE: Final = "iot:Connection.Thing.Attributes["
 CERTIFICATE_LISTS: Final = (
     *(f"iot:Certificate.{side}.{field}" for side in ("Subject", "Issuer") for field in NAME_FIELDS),
-    *(f"iot:Certificate.Subject.AlternativeName.{field}" for field in ALTERNATIVE_FIELDS),
+    *(
+        f"iot:Certificate.{side}.AlternativeName.{field}"
+        for side in ("Subject", "Issuer")
+        for field in ALTERNATIVE_FIELDS
+    ),
 )
 _PLAIN: Final = {key.lower(): key for key in (*SUBJECT_KEYS, *REQUEST_KEYS, *CERTIFICATE_LISTS)}
 _LISTED: Final = {key.lower(): key for key in CERTIFICATE_LISTS}

@@ -331,16 +331,13 @@ def policy_variables(der: bytes) -> dict[str, str | tuple[str, ...]]:
             field = _FIELDS.get(attribute.oid)
             if field is not None and isinstance(attribute.value, str):
                 lists.setdefault(f"iot:Certificate.{side}.{field}", []).append(attribute.value)
-    try:
-        alternatives = list(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
-    except (x509.ExtensionNotFound, ValueError):
-        alternatives = []
-    for alternative in alternatives:
-        field = _ALTERNATIVES.get(type(alternative))
-        if field is not None:
-            value = alternative.value
-            text = value.rfc4514_string() if isinstance(value, x509.Name) else str(value)
-            lists.setdefault(f"iot:Certificate.Subject.AlternativeName.{field}", []).append(text)
+    for side, kind in (("Subject", x509.SubjectAlternativeName), ("Issuer", x509.IssuerAlternativeName)):
+        for alternative in _alternatives(certificate, kind):
+            field = _ALTERNATIVES.get(type(alternative))
+            if field is not None:
+                value = alternative.value
+                text = value.rfc4514_string() if isinstance(value, x509.Name) else str(value)
+                lists.setdefault(f"iot:Certificate.{side}.AlternativeName.{field}", []).append(text)
     found: dict[str, str | tuple[str, ...]] = {
         "iot:CertificateId": certificate_id(der),
         "iot:Certificate.SerialNumber": str(certificate.serial_number),
@@ -351,6 +348,15 @@ def policy_variables(der: bytes) -> dict[str, str | tuple[str, ...]]:
         found[f"{key}.List"] = tuple(values)
         found.update({f"{key}.{index}": value for index, value in enumerate(values[:100])})
     return found
+
+
+def _alternatives(
+    certificate: x509.Certificate, kind: type[x509.SubjectAlternativeName] | type[x509.IssuerAlternativeName]
+) -> list[x509.GeneralName]:
+    try:
+        return list(certificate.extensions.get_extension_for_class(kind).value)
+    except (x509.ExtensionNotFound, ValueError):
+        return []
 
 
 def validity_ms(der: bytes) -> tuple[int, int]:
