@@ -1,0 +1,72 @@
+"""What a hub folder remembers of itself: account, region, ports, names. Chosen once at the first start, refused later."""
+
+import re
+import socket
+from dataclasses import dataclass
+from typing import Final
+
+from marram.core.errors import Conflict, Invalid, Unavailable
+from marram.kit.db import Db, Tx
+
+PORTS: Final = {"api": 4566, "mqtt": 8883, "https": 8443, "console": 8080}
+ACCOUNT: Final = "000000000001"
+REGION: Final = "local-1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubSettings:
+    """The [hub] section of marram.toml. account_id and region count at the first start only."""
+
+    account_id: str = ""
+    region: str = ""
+    flush_s: float = 60.0
+    log_level: str = "info"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where this start listens. `host` is what clients are told; `bind` None means loopback only."""
+
+    account: str
+    region: str
+    ports: dict[str, int]
+    bind: str | None
+    host: str
+
+
+def remember(db: Db, wanted: HubSettings, *, auto_ports: bool, bind: str | None, name: str | None) -> Place:
+    """Settle this start's place with what the folder holds. Raises Conflict for a changed account or region, Invalid."""
+    if bind is not None and not name:
+        raise Invalid("--bind needs --name HOST: the name that other machines use, which the server certificate carries")
+    if wanted.account_id and not re.fullmatch(r"\d{12}", wanted.account_id):
+        raise Invalid(f"account_id is 12 digits, not {wanted.account_id!r}")
+    if wanted.region and not re.fullmatch(r"[a-z]{2,}(-[a-z0-9]+)+", wanted.region):
+        raise Invalid(f"region looks like local-1 or eu-west-1, not {wanted.region!r}")
+    free = {door: _free_port() for door in PORTS} if auto_ports else dict(PORTS)
+
+    def work(tx: Tx) -> Place:
+        account = _once(tx, "account", wanted.account_id, ACCOUNT)
+        region = _once(tx, "region", wanted.region, REGION)
+        ports = {door: int(_once(tx, f"port.{door}", "", str(port))) for door, port in free.items()}
+        return Place(account=account, region=region, ports=ports, bind=bind, host=name or "localhost")
+
+    return db.write_sync(work)
+
+
+def _once(tx: Tx, key: str, wanted: str, default: str) -> str:
+    row = tx.one("SELECT value FROM setting WHERE key = ?", key)
+    if row is not None:
+        if wanted and row[0] != wanted:
+            raise Conflict(f"{key} of this hub is {row[0]} since its first start; it cannot become {wanted}")
+        return str(row[0])
+    tx.execute("INSERT INTO setting (key, value) VALUES (?, ?)", key, wanted or default)
+    return wanted or default
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", 0))
+        except OSError as exc:
+            raise Unavailable(f"no free port on loopback: {exc.strerror}") from exc
+        return int(probe.getsockname()[1])
