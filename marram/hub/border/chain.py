@@ -9,7 +9,8 @@ import hmac
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from marram.core import http1, sigv4
 from marram.core.errors import (
@@ -25,7 +26,6 @@ from marram.core.errors import (
 from marram.hub.border import awsjson, errors, plans, s3rest
 from marram.hub.border.awsjson import Parsed, Request, Response
 from marram.hub.border.errors import Fault
-from marram.hub.border.paging import Pages
 from marram.hub.border.plans import Plan, PlannedOperation
 from marram.hub.border.shapes import Shapes
 from marram.hub.slice import OPERATIONS, ROUTES, Call, Operation, RawRequest, Route
@@ -40,10 +40,6 @@ log = logger(__name__)
 
 BODY_LIMIT: Final = 4 << 20
 BODY_LIMIT_RAW: Final = 256 << 10
-# Members that carry a position between pages: slices see their own last key, the wire sees a token that cannot be altered.
-TOKENS_IN: Final = ("nextToken", "NextToken", "ContinuationToken", "marker", "Marker")
-TOKENS_OUT: Final = ("nextToken", "NextToken", "NextContinuationToken", "nextMarker", "NextMarker")
-_S3_PLAIN: Final = frozenset({"Marker", "NextMarker"})  # S3's first listing pages by object keys that clients make up
 _JOIN_BURST: Final = 30.0
 _JOIN_A_SECOND: Final = 3.0
 
@@ -89,7 +85,6 @@ class Api:
         entropy: Entropy,
         account: str,
         region: str,
-        page_key: bytes,
         host_names: Iterable[str] = ("localhost",),
         metrics_text: Callable[[], str] | None = None,
         metrics_token: str | None = None,
@@ -101,7 +96,6 @@ class Api:
         self._identity = identity
         self._clock, self._entropy = clock, entropy
         self._account, self._region = account, region
-        self._pages = Pages(page_key)
         self._host_suffixes = tuple(f".{name}" for name in host_names)
         self._metrics_text, self._metrics_token = metrics_text, metrics_token
         self._operations = operations
@@ -289,42 +283,36 @@ class Api:
         call = Call(
             subject=subject, account=self._account, region=self._region, request_id=context.request_id,
             source_ip=request.source_ip, now_ms=self._clock.wall_ms(),
-            extra={"body": checked, "host": request.headers.get("host", ""), "secure": request.secure},
+            extra={
+                "body": checked,
+                "host": request.headers.get("host", ""),
+                "secure": request.secure,
+                # For a second permission that only the operation can name (the source of a copy).
+                "authorise": partial(self._authorise, request, subject),
+            },
         )  # fmt: skip
         if not declared.public:
-            self._authorise(declared, call, params, request)
-        self._open_tokens(plan, operation, params)
-        result = dict(await declared.function(self._services[declared.slice], call, params))
-        self._seal_tokens(plan, operation, result)
+            resources = declared.resource(call, params)
+            for resource in (resources,) if isinstance(resources, str) else resources:
+                self._authorise(request, subject, declared.action, resource)
+        result = await declared.function(self._services[declared.slice], call, params)
         if plan.protocol == "rest-xml":
             return s3rest.write(shapes, plan, operation, result)
         return awsjson.write(shapes, plan, operation, result, context.request_id)
 
-    def _authorise(self, declared: Operation, call: Call, params: Mapping[str, Any], request: Request) -> None:
-        resources = declared.resource(call, params)
+    def _authorise(self, request: Request, subject: "Subject", action: str, resource: str) -> None:
         seen = {
             "aws:SourceIp": request.source_ip,
             "aws:SecureTransport": "true" if request.secure else "false",
             "aws:RequestedRegion": self._region,
         }
-        for resource in (resources,) if isinstance(resources, str) else resources:
-            if not self._identity.may(call.subject, declared.action, resource, seen):
-                raise Denied(
-                    f"User: {call.subject.arn} is not authorized to perform: {declared.action} on resource: {resource}"
-                    " because no policy allows it",
-                    action=declared.action,
-                    resource=resource,
-                )
-
-    def _open_tokens(self, plan: Plan, operation: PlannedOperation, params: dict[str, Any]) -> None:
-        for name in TOKENS_IN:
-            if name in params and not (plan.service == "s3" and name in _S3_PLAIN):
-                params[name] = self._pages.last(operation.name, params[name])
-
-    def _seal_tokens(self, plan: Plan, operation: PlannedOperation, result: dict[str, Any]) -> None:
-        for name in TOKENS_OUT:
-            if result.get(name) is not None and not (plan.service == "s3" and name in _S3_PLAIN):
-                result[name] = self._pages.token(operation.name, result[name])
+        if not self._identity.may(subject, action, resource, seen):
+            raise Denied(
+                f"User: {subject.arn} is not authorized to perform: {action} on resource: {resource}"
+                " because no policy allows it",
+                action=action,
+                resource=resource,
+            )
 
     def _virtual(self, request: Request, path: str) -> str:
         """S3: `bucket.host` is the bucket in the path. A signature covers the path as it was sent."""
