@@ -66,7 +66,7 @@ class SqlError(Invalid):
     """A statement that is wrong or not supported here. `data` has line and column."""
 
     def __init__(self, message: str, place: Place) -> None:
-        super().__init__(f"SQL: {message} at {place}", line=place.line, column=place.column)
+        super().__init__(f"SQL: {message} at {place}", kind="sql", line=place.line, column=place.column)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,120 @@
+"""A point: what it may hold, and its form as a journal record. The record's topic is the series, its meta has the origin.
+
+Payload: {"t": Unix ms, "d": {dimension: text}, "f": {field: number, text or boolean}}. Limits are our choice, near Timestream's.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from marram.core import codec
+from marram.core.errors import Corrupt, Invalid, LimitExceeded
+from marram.core.segment import KIND_POINT, Origin, Record
+
+Field: TypeAlias = "float | int | str | bool"
+
+SERIES: Final = re.compile(r"[a-zA-Z0-9_-][a-zA-Z0-9_.:/-]{0,511}")
+MAX_DIMENSIONS: Final = 128
+MAX_FIELDS: Final = 1024
+MAX_NAME: Final = 256
+MAX_TEXT_BYTES: Final = 64 << 10
+MAX_TIME_MS: Final = 253_402_300_799_999  # the end of the year 9999
+_INT64: Final = 1 << 63
+
+
+@dataclass(slots=True)
+class Point:
+    """One observation. Equal points are two points: only the origin tells a repeat."""
+
+    series: str
+    time_ms: int
+    fields: Mapping[str, Field]
+    dimensions: Mapping[str, str]
+
+
+def check(point: Point) -> None:
+    """Raises Invalid or LimitExceeded naming what is wrong."""
+    check_series(point.series)
+    if not isinstance(point.time_ms, int) or isinstance(point.time_ms, bool) or not 0 <= point.time_ms <= MAX_TIME_MS:
+        raise Invalid(f"the time of a point is Unix milliseconds from 0 to {MAX_TIME_MS}, not {point.time_ms!r}")
+    if not point.fields:
+        raise Invalid(f"a point of {point.series} has no field")
+    if len(point.fields) > MAX_FIELDS or len(point.dimensions) > MAX_DIMENSIONS:
+        raise LimitExceeded(f"a point has at most {MAX_FIELDS} fields and {MAX_DIMENSIONS} dimensions")
+    for name, text in point.dimensions.items():
+        _check_name("dimension", name)
+        if not isinstance(text, str):
+            raise Invalid(f"the dimension {name!r} must be a string, not {codec.kind(text)}")
+        _check_text(name, text)
+    for name, value in point.fields.items():
+        _check_name("field", name)
+        check_field(name, value)
+
+
+def check_series(series: str) -> None:
+    if not SERIES.fullmatch(series):
+        raise Invalid(
+            f"{series[:80]!r} is not a series name: 1 to 512 of a-z A-Z 0-9 _ . : / -, not beginning with . : or /"
+        )
+
+
+def check_field(name: str, value: object) -> None:
+    match value:
+        case bool():
+            pass
+        case int():
+            if not -_INT64 <= value < _INT64:
+                raise Invalid(f"the field {name!r} is an integer beyond 64 bits")
+        case float():
+            if not math.isfinite(value):
+                raise Invalid(f"the field {name!r} is not a finite number")
+        case str():
+            _check_text(name, value)
+        case _:
+            raise Invalid(f"the field {name!r} must be a number, a string or a boolean, not {codec.kind(value)}")
+
+
+def encode(point: Point, time_ms: int, origin: Origin | None) -> Record:
+    """The record of a checked point; `time_ms` is when the hub took it."""
+    meta = b"{}" if origin is None else codec.dumps({"o": [origin.source, origin.position, origin.index]})
+    payload = codec.dumps({"t": point.time_ms, "d": point.dimensions, "f": point.fields})
+    return Record(KIND_POINT, 0, time_ms, point.series.encode(), meta, payload)
+
+
+def time_of(payload: bytes) -> int:
+    """The point's time, without decoding the rest: "t" is written first."""
+    end = payload.find(b",", 5)
+    try:
+        return int(payload[5:end])
+    except ValueError as exc:
+        raise Corrupt("a point record without its time") from exc
+
+
+def decode(payload: bytes) -> tuple[dict[str, str], dict[str, Field]]:
+    """(dimensions, fields)."""
+    value = codec.loads_object(payload, what="point")
+    dimensions, fields = value.get("d"), value.get("f")
+    if not isinstance(dimensions, dict) or not isinstance(fields, dict):
+        raise Corrupt("a point record without dimensions or fields")
+    return dimensions, fields  # type: ignore[return-value]  # written by `encode` from checked values
+
+
+def origin_of(record: Record) -> Origin | None:
+    found = codec.loads_object(record.meta, what="meta of a record").get("o")
+    match found:
+        case [str() as source, int() as position, int() as index]:
+            return Origin(source, position, index)
+        case _:
+            return None
+
+
+def _check_name(what: str, name: str) -> None:
+    if not 0 < len(name) <= MAX_NAME or not name.isprintable():
+        raise Invalid(f"a {what}'s name is 1 to {MAX_NAME} printable characters, not {name[:80]!r}")
+
+
+def _check_text(name: str, value: str) -> None:
+    if len(value) > MAX_TEXT_BYTES or len(value.encode(errors="surrogatepass")) > MAX_TEXT_BYTES:
+        raise LimitExceeded(f"the text of {name!r} is over {MAX_TEXT_BYTES} bytes", limit=MAX_TEXT_BYTES)
