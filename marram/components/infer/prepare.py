@@ -60,7 +60,8 @@ def crop(frame: Image, box: tuple[int, int, int, int]) -> Image:
 
 def fit(image: Image, height: int, width: int, channels: int) -> Image:
     """Scale to the model's size: area average when shrinking, linear when growing; grey <-> RGB as needed."""
-    return fit_all([image], height, width, channels)[0]
+    made: Image = fit_all([image], height, width, channels)[0]
+    return made
 
 
 def fit_all(images: list[Image], height: int, width: int, channels: int) -> Image:
