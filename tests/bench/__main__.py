@@ -15,6 +15,14 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 DOCS = ROOT / "docs"
+LOADER = """
+import importlib.util, json, sys
+spec = importlib.util.spec_from_file_location("bench", {path!r})
+module = importlib.util.module_from_spec(spec)
+sys.modules["bench"] = module
+spec.loader.exec_module(module)
+print("RESULT " + json.dumps(module.main(), default=str))
+"""
 
 
 def main(wanted: list[str]) -> int:
@@ -25,7 +33,7 @@ def main(wanted: list[str]) -> int:
         if wanted and name not in wanted:
             continue
         print(f"== {name}", flush=True)
-        code = f"import importlib.util,json,sys; s=importlib.util.spec_from_file_location('bench', {str(path)!r}); m=importlib.util.module_from_spec(s); sys.modules['bench']=m; s.loader.exec_module(m); print('RESULT '+json.dumps(m.main(), default=str))"
+        code = LOADER.format(path=str(path))
         began = time.monotonic()
         run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=900)
         found = [line for line in run.stdout.splitlines() if line.startswith("RESULT ")]
