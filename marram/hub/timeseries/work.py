@@ -106,12 +106,20 @@ def _line(line: bytes) -> tuple[str, int, JsonObject]:
 
 def _table(rows: list[tuple[int, int, JsonObject]]) -> pa.Table:
     columns: dict[str, list[object]] = {}
+    names: dict[tuple[str, str], list[object]] = {}  # (prefix, name) -> its column
     count = len(rows)
+
+    def column_of(prefix: str, name: str) -> list[object]:
+        found = names.get((prefix, name))
+        if found is None:
+            found = names[prefix, name] = columns[f"{prefix}:{_escape(name)}"] = [None] * count
+        return found
+
     for index, (_, _, point) in enumerate(rows):
         for name, value in point["d"].items():  # type: ignore[union-attr]  # checked before it was recorded
-            columns.setdefault(f"d:{_escape(name)}", [None] * count)[index] = value
+            column_of("d", name)[index] = value
         for name, value in point["f"].items():  # type: ignore[union-attr]
-            columns.setdefault(f"{_PREFIX[type(value)]}:{_escape(name)}", [None] * count)[index] = value
+            column_of(_PREFIX[type(value)], name)[index] = value
     arrays: dict[str, pa.Array] = {
         "t": pa.array([row[0] for row in rows], pa.int64()),
         "o": pa.array([row[1] for row in rows], pa.int64()),
