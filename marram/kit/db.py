@@ -30,7 +30,7 @@ import marram
 from marram.core import codec
 from marram.core.errors import AlreadyExists, Conflict, Corrupt, LimitExceeded, MarramError, Unavailable, Unsupported
 from marram.kit import disk, metrics
-from marram.kit.clock import Clock, Entropy, SystemEntropy, ulid
+from marram.kit.clock import Clock, Entropy, SystemEntropy, ulid, uuid4
 from marram.kit.log import logger
 
 log = logger(__name__)
@@ -82,6 +82,9 @@ class Migrations:
     package: str
 
 
+KIT: Final = Migrations(slice="kit", package="marram.kit")  # the outbox, the blob store's rows: in every database
+
+
 class Tx:
     """One transaction, for one function. Good only inside that function."""
 
@@ -129,6 +132,10 @@ class Tx:
     def new_id(self, kind: str) -> str:
         """`<kind>-<ULID>`."""
         return f"{kind}-{ulid(self._clock, self._entropy)}"
+
+    def new_uuid(self) -> str:
+        """A random UUID, for what AWS names so (deployments, jobs)."""
+        return uuid4(self._entropy)
 
     def emit(self, topic: str, body: "codec.JsonValue | bytes") -> None:
         """Leave a message that goes out once this has committed, and goes out even if the process dies right after."""
@@ -267,7 +274,7 @@ class Db:
         db = cls(path, clock=clock, entropy=entropy or SystemEntropy(), cache_entries=cache_entries)
         try:
             db._prepare()
-            _migrate(db._writer, path, migrations, clock, existed=existed)
+            _migrate(db._writer, path, [KIT, *migrations], clock, existed=existed)
             disk.fsync_dir(path.parent)
         except sqlite3.Error as exc:
             db._writer.close()
@@ -640,12 +647,9 @@ class Db:
 
 # migrations
 
-_KIT_TABLES: Final = (
-    "CREATE TABLE IF NOT EXISTS migration (slice TEXT NOT NULL, number INTEGER NOT NULL, name TEXT NOT NULL, checksum TEXT NOT NULL,"
-    " program TEXT NOT NULL, applied_ms INTEGER NOT NULL, PRIMARY KEY (slice, number))",
-    # AUTOINCREMENT: the id is the position in an Origin, and must not come back after the row is deleted.
-    "CREATE TABLE IF NOT EXISTS outbox (id INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, body BLOB NOT NULL,"
-    " created_ms INTEGER NOT NULL)",
+_MIGRATION_TABLE: Final = (
+    "CREATE TABLE IF NOT EXISTS migration (slice TEXT NOT NULL, number INTEGER NOT NULL, name TEXT NOT NULL,"
+    " checksum TEXT NOT NULL, program TEXT NOT NULL, applied_ms INTEGER NOT NULL, PRIMARY KEY (slice, number))"
 )
 _FILE_NAME: Final = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 
@@ -718,8 +722,7 @@ def _migrate(
         log.info("db.backed_up", path=str(backup), pending=len(pending))
     connection.execute("BEGIN IMMEDIATE")
     try:
-        for sql in _KIT_TABLES:
-            connection.execute(sql)
+        connection.execute(_MIGRATION_TABLE)
         for migration in pending:
             for statement in _statements(migration.sql):
                 try:

@@ -317,7 +317,7 @@ def test_a_newer_database_is_refused_by_version(tmp_path: Path, package: Path) -
 def test_a_slice_that_a_later_program_brought_is_refused(tmp_path: Path, package: Path) -> None:
     open_db(tmp_path).close()
     raw = sqlite3.connect(tmp_path / "hub.db")
-    raw.execute("UPDATE migration SET slice = 'elsewhere'")
+    raw.execute("UPDATE migration SET slice = 'elsewhere' WHERE slice = 'scratch'")
     raw.execute("DROP TABLE page")
     raw.execute("DROP TABLE note")
     raw.commit()
