@@ -24,9 +24,6 @@ SUBJECT_KEYS: Final = (
     "iot:Connection.Thing.ThingTypeName",
     "iot:Connection.Thing.IsAttached",
     "iot:Certificate.SerialNumber",
-    "credentials-iot:ThingName",
-    "credentials-iot:ThingTypeName",
-    "credentials-iot:AwsCertificateId",
     "aws:PrincipalArn",
     "aws:PrincipalAccount",
     "aws:PrincipalType",
@@ -37,7 +34,6 @@ SUBJECT_KEYS: Final = (
 REQUEST_KEYS: Final = (
     "aws:SourceIp",
     "aws:SecureTransport",
-    "aws:UserAgent",
     "aws:CurrentTime",
     "aws:EpochTime",
     "aws:RequestedRegion",

@@ -623,7 +623,7 @@ class Identity:
         digest = _digest(_secret_of(token))
         self._db.read_now(lambda tx: self._check_token(tx, digest, thing))  # before any key is made
         issued = self.pki.issue_device(csr_pem, name=thing)
-        listener = self.pki.issue_local_server(issued.pem, [thing, *names])
+        listener = self.pki.issue_local_server(issued.pem, [*([thing] if pki.HOST.fullmatch(thing) else []), *names])
 
         def work(tx: Tx) -> str:
             policy = self._check_token(tx, digest, thing)

@@ -1,0 +1,269 @@
+"""The tables of the registry. Empty text stands for no type and no parent."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, cast
+
+from marram.core import codec
+from marram.kit.db import Row, Tx
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thing:
+    name: str
+    id: str
+    type: str = ""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    version: int = 1
+    created_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThingType:
+    name: str
+    id: str
+    description: str = ""
+    searchable: tuple[str, ...] = ()
+    deprecated_ms: int | None = None
+    created_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThingGroup:
+    name: str
+    id: str
+    parent: str = ""
+    description: str = ""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    version: int = 1
+    created_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """All that is set must hold."""
+
+    type: str = ""
+    attribute: str = ""
+    value: str = ""
+    prefix: bool = False
+
+
+# things
+
+
+def thing(tx: Tx, name: str) -> Thing | None:
+    row = tx.one(f"SELECT {_THING} FROM registry_thing t WHERE t.name = ?", name)  # noqa: S608 - constant
+    return _thing(row) if row else None
+
+
+def thing_exists(tx: Tx, name: str) -> bool:
+    return tx.one("SELECT 1 FROM registry_thing WHERE name = ?", name) is not None
+
+
+def save_thing(tx: Tx, thing: Thing) -> None:
+    tx.execute(
+        "INSERT INTO registry_thing (name, id, type, attributes, version, created_ms) VALUES (?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT (name) DO UPDATE SET type = excluded.type, attributes = excluded.attributes, version = excluded.version",
+        thing.name,
+        thing.id,
+        thing.type,
+        codec.dumps(dict(thing.attributes)).decode(),
+        thing.version,
+        thing.created_ms,
+    )
+    tx.execute("DELETE FROM registry_attribute WHERE thing = ?", thing.name)
+    for name, value in thing.attributes.items():
+        tx.execute("INSERT INTO registry_attribute (name, value, thing) VALUES (?, ?, ?)", name, value, thing.name)
+
+
+def delete_thing(tx: Tx, name: str) -> None:
+    tx.execute("DELETE FROM registry_attribute WHERE thing = ?", name)
+    tx.execute("DELETE FROM registry_member WHERE thing = ?", name)
+    tx.execute("DELETE FROM registry_thing WHERE name = ?", name)
+
+
+def things(tx: Tx, search: Search, after: str, limit: int) -> list[Thing]:
+    """By name, those greater than `after`."""
+    where, params = ["t.name > ?"], [after]
+    source = "registry_thing t"
+    if search.attribute:
+        source = "registry_attribute a JOIN registry_thing t ON t.name = a.thing"
+        where.append("a.name = ?")
+        params.append(search.attribute)
+        if search.prefix:
+            where.append("a.value >= ? AND a.value < ?")
+            params += [search.value, search.value + _LAST]
+        else:
+            where.append("a.value = ?")
+            params.append(search.value)
+    if search.type:
+        where.append("t.type = ?")
+        params.append(search.type)
+    sql = f"SELECT {_THING} FROM {source} WHERE {' AND '.join(where)} ORDER BY t.name LIMIT ?"  # noqa: S608 - constants
+    return [_thing(row) for row in tx.all(sql, *params, limit)]
+
+
+# types
+
+
+def thing_type(tx: Tx, name: str) -> ThingType | None:
+    row = tx.one(f"SELECT {_TYPE} FROM registry_type WHERE name = ?", name)  # noqa: S608 - constant
+    return _type(row) if row else None
+
+
+def save_type(tx: Tx, kind: ThingType) -> None:
+    tx.execute(
+        "INSERT INTO registry_type (name, id, description, searchable, deprecated_ms, created_ms) VALUES (?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT (name) DO UPDATE SET description = excluded.description, searchable = excluded.searchable,"
+        " deprecated_ms = excluded.deprecated_ms",
+        kind.name,
+        kind.id,
+        kind.description,
+        codec.dumps(list(kind.searchable)).decode(),
+        kind.deprecated_ms,
+        kind.created_ms,
+    )
+
+
+def delete_type(tx: Tx, name: str) -> None:
+    tx.execute("DELETE FROM registry_type WHERE name = ?", name)
+
+
+def types(tx: Tx, only: str, after: str, limit: int) -> list[ThingType]:
+    sql = f"SELECT {_TYPE} FROM registry_type WHERE name > ? AND (? = '' OR name = ?) ORDER BY name LIMIT ?"  # noqa: S608
+    return [_type(row) for row in tx.all(sql, after, only, only, limit)]
+
+
+def type_used(tx: Tx, name: str) -> bool:
+    return tx.one("SELECT 1 FROM registry_thing WHERE type = ? LIMIT 1", name) is not None
+
+
+# groups
+
+
+def group(tx: Tx, name: str) -> ThingGroup | None:
+    row = tx.one(f"SELECT {_GROUP} FROM registry_group WHERE name = ?", name)  # noqa: S608 - constant
+    return _group(row) if row else None
+
+
+def save_group(tx: Tx, group: ThingGroup) -> None:
+    tx.execute(
+        "INSERT INTO registry_group (name, id, parent, description, attributes, version, created_ms)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET description = excluded.description,"
+        " attributes = excluded.attributes, version = excluded.version",
+        group.name,
+        group.id,
+        group.parent,
+        group.description,
+        codec.dumps(dict(group.attributes)).decode(),
+        group.version,
+        group.created_ms,
+    )
+
+
+def delete_group(tx: Tx, name: str) -> None:
+    tx.execute("DELETE FROM registry_member WHERE thing_group = ?", name)
+    tx.execute("DELETE FROM registry_group WHERE name = ?", name)
+
+
+def groups(tx: Tx, prefix: str, parent: str | None, after: str, limit: int) -> list[str]:
+    """Names by order; `parent` restricts to its children, the empty one to the roots."""
+    where, params = ["name > ?"], [after]
+    if prefix:
+        where.append("name >= ? AND name < ?")
+        params += [prefix, prefix + _LAST]
+    if parent is not None:
+        where.append("parent = ?")
+        params.append(parent)
+    sql = f"SELECT name FROM registry_group WHERE {' AND '.join(where)} ORDER BY name LIMIT ?"  # noqa: S608 - constants
+    return [str(row[0]) for row in tx.all(sql, *params, limit)]
+
+
+def descendants(tx: Tx, name: str) -> list[str]:
+    """The groups below a group, at any depth, without itself, in order."""
+    rows = tx.all(
+        "WITH RECURSIVE below (name) AS (SELECT name FROM registry_group WHERE parent = ?"
+        " UNION SELECT g.name FROM registry_group g JOIN below b ON g.parent = b.name) SELECT name FROM below ORDER BY name",
+        name,
+    )
+    return [str(row[0]) for row in rows]
+
+
+def has_children(tx: Tx, name: str) -> bool:
+    return tx.one("SELECT 1 FROM registry_group WHERE parent = ? LIMIT 1", name) is not None
+
+
+# membership
+
+
+def add_member(tx: Tx, group_name: str, thing_name: str) -> bool:
+    sql = "INSERT INTO registry_member (thing_group, thing) VALUES (?, ?) ON CONFLICT (thing_group, thing) DO NOTHING"
+    return tx.execute(sql, group_name, thing_name) > 0
+
+
+def remove_member(tx: Tx, group_name: str, thing_name: str) -> bool:
+    return tx.execute("DELETE FROM registry_member WHERE thing_group = ? AND thing = ?", group_name, thing_name) > 0
+
+
+def groups_of(tx: Tx, thing_name: str, after: str = "", limit: int = 1 << 30) -> list[str]:
+    sql = "SELECT thing_group FROM registry_member WHERE thing = ? AND thing_group > ? ORDER BY thing_group LIMIT ?"
+    return [str(row[0]) for row in tx.all(sql, thing_name, after, limit)]
+
+
+def members(tx: Tx, group_name: str, after: str = "", limit: int = 1 << 30, *, recursive: bool = False) -> list[str]:
+    """Things by name; recursive: those of the groups below as well, each once."""
+    if not recursive:
+        sql = "SELECT thing FROM registry_member WHERE thing_group = ? AND thing > ? ORDER BY thing LIMIT ?"
+    else:
+        sql = (
+            "WITH RECURSIVE below (name) AS (SELECT name FROM registry_group WHERE name = ?"
+            " UNION SELECT g.name FROM registry_group g JOIN below b ON g.parent = b.name)"
+            " SELECT DISTINCT m.thing FROM below b JOIN registry_member m ON m.thing_group = b.name"
+            " WHERE m.thing > ? ORDER BY m.thing LIMIT ?"
+        )
+    return [str(row[0]) for row in tx.all(sql, group_name, after, limit)]
+
+
+_THING: Final = "t.name, t.id, t.type, t.attributes, t.version, t.created_ms"
+_TYPE: Final = "name, id, description, searchable, deprecated_ms, created_ms"
+_GROUP: Final = "name, id, parent, description, attributes, version, created_ms"
+_LAST: Final = "\U0010ffff"  # sorts behind every character that a name or value may have
+
+
+def _thing(row: Row) -> Thing:
+    return Thing(
+        name=str(row[0]),
+        id=str(row[1]),
+        type=str(row[2]),
+        attributes=_attributes(row[3]),
+        version=int(row[4]),
+        created_ms=int(row[5]),
+    )
+
+
+def _type(row: Row) -> ThingType:
+    return ThingType(
+        name=str(row[0]),
+        id=str(row[1]),
+        description=str(row[2]),
+        searchable=tuple(cast("list[str]", codec.loads(row[3]))),
+        deprecated_ms=int(row[4]) if row[4] is not None else None,
+        created_ms=int(row[5]),
+    )
+
+
+def _group(row: Row) -> ThingGroup:
+    return ThingGroup(
+        name=str(row[0]),
+        id=str(row[1]),
+        parent=str(row[2]),
+        description=str(row[3]),
+        attributes=_attributes(row[4]),
+        version=int(row[5]),
+        created_ms=int(row[6]),
+    )
+
+
+def _attributes(text: str) -> dict[str, str]:
+    return cast("dict[str, str]", codec.loads_object(text))
