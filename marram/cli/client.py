@@ -1,0 +1,195 @@
+"""The command line's own client of the hub's APIs: signed requests over http.client. Standard library and core only.
+
+Requests are made from the compiled plans, so that an operation needs no code here. Not here: S3's XML (but objects can be
+put and got), MQTT.
+"""
+
+import http.client
+import shutil
+import ssl
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+from urllib.parse import quote, urlencode, urlsplit
+
+from marram.cli.main import HubNotReachable
+from marram.core import codec, sigv4
+from marram.core.codec import JsonObject
+from marram.core.errors import (
+    AlreadyExists,
+    Conflict,
+    Denied,
+    Invalid,
+    LimitExceeded,
+    MarramError,
+    NotFound,
+    Unavailable,
+    Unsupported,
+    VersionConflict,
+)
+
+TIMEOUT_S: Final = 60.0
+_BY_STATUS: Final[Mapping[int, type[MarramError]]] = {
+    400: Invalid, 401: Denied, 403: Denied, 404: NotFound, 406: Conflict, 409: Conflict, 410: LimitExceeded, 412: VersionConflict,
+    413: LimitExceeded, 416: Invalid, 429: LimitExceeded, 501: Unsupported, 503: Unavailable,
+}  # fmt: skip
+
+
+class Api:
+    def __init__(
+        self, endpoint: str, region: str, credentials: sigv4.Credentials, *, ca_file: str | None = None
+    ) -> None:
+        parts = urlsplit(endpoint)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise Invalid(f"{endpoint!r} is not the URL of a hub's API")
+        self._secure, self._host, self._netloc = parts.scheme == "https", parts.hostname, parts.netloc
+        self._port = parts.port or (443 if self._secure else 80)
+        self.region = region
+        self._credentials = credentials
+        self._ca_file = ca_file
+
+    @classmethod
+    def from_data(cls, folder: Path) -> "Api":
+        """As the administrator of the hub that runs on `folder`. Raises NoHub or BadHubJson (serve.folder)."""
+        from marram.serve.folder import HUB_JSON, read_hub_json
+
+        hub = read_hub_json(folder / HUB_JSON)
+        credentials = sigv4.Credentials(hub.access_key_id, hub.secret_access_key)
+        return cls(hub.endpoints["api"], hub.region, credentials, ca_file=hub.ca_file)
+
+    def call(self, service: str, operation: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """One operation of a rest-json or json service, members by wire name. Raises ours, by the status of the answer."""
+        from marram.hub.border import plans  # a device has no plans and no need of them
+
+        plan = plans.load(service)
+        planned = plan.operations.get(operation)
+        if planned is None:
+            raise NotFound(f"{service} has no operation {operation}")
+        given = dict(params or {})
+        if plan.protocol == "json":
+            headers = {
+                "x-amz-target": f"{plan.target_prefix}.{operation}",
+                "content-type": "application/x-amz-json-1.1",
+            }
+            return self._json("POST", "/", [], headers, codec.dumps(given), plan.signing_name)
+        if plan.protocol != "rest-json":
+            raise Unsupported(f"{service} is not spoken by this client: use an AWS SDK")
+        shape = plan.shapes[planned.input] if planned.input else {}
+        path, query, headers, body = "", list(planned.literal_query.items()), {}, b""
+        content: dict[str, Any] = {}
+        labels: dict[str, str] = {}
+        for name, value in given.items():
+            ref = shape.get("members", {}).get(name)
+            if ref is None:
+                raise Invalid(f"{operation} has no member {name}")
+            wire = ref.get("locationName", name)
+            match ref.get("location"):
+                case "uri":
+                    labels[wire] = str(value)
+                case "querystring":
+                    items = value if isinstance(value, list) else [value]
+                    query += [(wire, _text(item)) for item in items]
+                case "header":
+                    headers[wire.lower()] = _text(value)
+                case _ if name == shape.get("payload"):
+                    body = value if isinstance(value, bytes) else codec.dumps(value)
+                case _:
+                    content[wire] = value
+        for segment in planned.segments:
+            if segment.startswith("{"):
+                path += "/" + quote(labels[segment.strip("{+}")], safe="-_.~")
+            else:
+                path += "/" + segment
+        if content or (planned.method in ("POST", "PUT", "PATCH") and not shape.get("payload")):
+            body = codec.dumps(content)
+            headers["content-type"] = "application/json"
+        return self._json(planned.method, path or "/", query, headers, body, plan.signing_name)
+
+    def marram(self, operation: str, params: JsonObject | Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """One of our own operations, as "timeseries/Query"."""
+        headers = {"content-type": "application/json"}
+        return self._json("POST", f"/marram/{operation}", [], headers, codec.dumps(dict(params or {})), "marram")
+
+    def put_object(self, bucket: str, key: str, data: bytes) -> None:
+        self.send("PUT", f"/{bucket}/{quote(key, safe='/-_.~')}", [], {}, data, "s3")
+
+    def get_object(self, bucket: str, key: str, into: Path) -> None:
+        """A large object goes to the file as it comes."""
+        with into.open("wb") as file:
+            self.send("GET", f"/{bucket}/{quote(key, safe='/-_.~')}", [], {}, b"", "s3", into=file)
+
+    def _json(
+        self, method: str, path: str, query: list[tuple[str, str]], headers: dict[str, str], body: bytes, service: str
+    ) -> dict[str, Any]:
+        data = self.send(method, path, query, headers, body, service)
+        if not data:
+            return {}
+        try:
+            value = codec.loads(data)
+        except Invalid:
+            return {"payload": data}
+        return value if isinstance(value, dict) else {"payload": data}
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        query: list[tuple[str, str]],
+        headers: dict[str, str],
+        body: bytes,
+        service: str,
+        *,
+        into: BinaryIO | None = None,
+    ) -> bytes:
+        """One signed request. Raises ours for every status from 400 on."""
+        signed = sigv4.sign(
+            self._credentials, method=method, path=path, query=query, headers=headers | {"host": self._netloc}, body=body,
+            region=self.region, service=service, now_ms=time.time_ns() // 1_000_000,
+        )  # fmt: skip
+        target = f"{path}?{urlencode(query, quote_via=quote, safe='-_.~')}" if query else path
+        connection = self._connection()
+        try:
+            connection.request(method, target, body or None, signed)
+            answer = connection.getresponse()
+            if answer.status < 400 and into is not None:
+                shutil.copyfileobj(answer, into)
+                return b""
+            data = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise HubNotReachable(f"no hub answers at {self._netloc}: {error}") from error
+        finally:
+            connection.close()
+        if answer.status >= 400:
+            raise _error(answer.status, answer.headers.get("x-amzn-errortype", ""), data)
+        return data
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if not self._secure:
+            return http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_S)
+        context = ssl.create_default_context(cafile=self._ca_file)
+        return http.client.HTTPSConnection(self._host, self._port, timeout=TIMEOUT_S, context=context)
+
+
+def _text(value: object) -> str:
+    return ("true" if value else "false") if isinstance(value, bool) else str(value)
+
+
+def _error(status: int, code: str, data: bytes) -> MarramError:
+    text = data.decode("utf-8", "replace")
+    try:
+        found = codec.loads(data)
+    except Invalid:
+        found = None
+        inner = text.partition("<Message>")[2].partition("</Message>")[0]
+        code = code or text.partition("<Code>")[2].partition("</Code>")[0]
+        text = inner or text[:300]
+    if isinstance(found, dict):
+        text = str(found.get("message") or found.get("Message") or text)
+        code = code or str(found.get("__type", ""))
+    cls = _BY_STATUS.get(status, Unavailable if status >= 500 else Invalid)
+    if status == 409 and "Exists" in code:
+        cls = AlreadyExists
+    elif status == 409 and "Version" in code:
+        cls = VersionConflict
+    return cls(text, code=code, status=status)
