@@ -1,0 +1,1 @@
+"""The nucleus: configuration tree, supervisor of component processes, package folders."""
