@@ -7,42 +7,26 @@ changes or goes later cannot break a device, and nucleus lite does not look for 
 import base64
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, Protocol, cast
+from typing import Final, cast
 
 from marram.core import arn, codec, recipe, semver
 from marram.core.codec import JsonObject, JsonValue
 from marram.core.errors import AlreadyExists, Conflict, Invalid, NotFound, Unsupported
 from marram.hub.greengrass import store
 from marram.hub.greengrass.store import Artifact, Component
+from marram.hub.objects.service import Objects
 from marram.kit import yaml_bounded
 from marram.kit.db import Db, Tx
 
 MAX_RECIPE_BYTES: Final = 1 << 20
 URL_LIFE_S: Final = 3600
+BUCKET: Final = "marram-components"
 _S3: Final = re.compile(r"s3://([^/]+)/(.+)")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stored:
-    """An object's content: hex SHA-256 and bytes."""
-
-    digest: str
-    size: int
-
-
-class ArtifactStore(Protocol):
-    """What components need of the object store."""
-
-    async def stat_object(self, bucket: str, key: str) -> Stored: ...
-    def ref(self, tx: Tx, digest: str, owner: str) -> None: ...
-    def unref(self, tx: Tx, digest: str, owner: str) -> None: ...
-    def presign_blob(self, digest: str, name: str, *, expires_s: int) -> str: ...
-
-
 class Components:
-    def __init__(self, db: Db, artifacts: ArtifactStore, *, account: str, region: str) -> None:
-        self._db, self._artifacts = db, artifacts
+    def __init__(self, db: Db, objects: Objects, *, account: str, region: str) -> None:
+        self._db, self._objects = db, objects
         self._account, self._region = account, region
 
     def arn(self, name: str, version: str = "") -> str:
@@ -77,8 +61,6 @@ class Components:
                 created_ms=tx.now_ms,
             )
             store.insert_component(tx, made, artifacts)
-            for artifact in artifacts:
-                self._artifacts.ref(tx, artifact.digest, self._owner(parsed.name, version, artifact.name))
             return made
 
         return await self._db.write(work)
@@ -89,17 +71,18 @@ class Components:
     async def delete(self, name: str, version: str) -> None:
         """Raises NotFound, or Conflict while a deployment in force names it."""
 
-        def work(tx: Tx) -> None:
+        def work(tx: Tx) -> list[str]:
             _found(store.component(tx, name, version), name, version)
             for deployment in store.active(tx):
                 entry = cast("Mapping[str, JsonObject]", deployment.document["components"]).get(name)
                 if entry is not None and entry["version"] == version:
                     raise Conflict(f"component {name} {version} is part of deployment {deployment.id}")
-            for artifact in store.artifacts(tx, name, version):
-                self._artifacts.unref(tx, artifact.digest, self._owner(name, version, artifact.name))
+            kept = store.artifacts(tx, name, version)
             store.delete_component(tx, name, version)
+            return [_key(item) for item in kept if not store.is_used(tx, item)]
 
-        await self._db.write(work)
+        if unused := await self._db.write(work):
+            await self._objects.delete(BUCKET, unused)
 
     async def names(self, after: str, limit: int) -> list[tuple[str, Component]]:
         """(name, its newest version), in order of names."""
@@ -153,7 +136,7 @@ class Components:
         found = await self._db.read(lambda tx: store.artifacts(tx, name, version))
         for item in found:
             if item.name == artifact:
-                return self._artifacts.presign_blob(item.digest, item.name, expires_s=URL_LIFE_S)
+                return self._objects.presign(BUCKET, _key(item), URL_LIFE_S)
         raise NotFound(f"component {name} {version} has no artifact {artifact}")
 
     async def _take_over(self, document: JsonObject) -> tuple[JsonObject, list[Artifact]]:
@@ -177,18 +160,23 @@ class Components:
             scheme = uri.partition(":")[0]
             raise Unsupported(f"{place}: artifacts come from s3:// of this hub; {scheme}: is not supported here")
         try:
-            stored = await self._artifacts.stat_object(match[1], match[2])
+            stored = await self._objects.stat(match[1], match[2])
         except NotFound as exc:
             raise Invalid(f"{place}: {uri}: {exc.message}") from exc
         digest = base64.b64encode(bytes.fromhex(stored.digest)).decode()
         if entry.get("Digest") not in (None, "", digest):
             raise Invalid(f"{place}: Digest is {entry['Digest']}, but the object's is {digest}")
         name = match[2].rpartition("/")[2]
+        artifact = Artifact(name=name, digest=stored.digest, size=stored.size)
+        # By digest: a copy for a version that is then refused changes nothing for the versions that are there.
+        await self._objects.ensure_bucket(BUCKET)
+        await self._objects.copy(stored, BUCKET, _key(artifact))
         changed: JsonObject = {**entry, "Uri": f"greengrass:{name}", "Digest": digest, "Algorithm": "SHA-256"}
-        return changed, Artifact(name=name, digest=stored.digest, size=stored.size)
+        return changed, artifact
 
-    def _owner(self, name: str, version: str, artifact: str) -> str:
-        return f"component/{name}/{version}/{artifact}"
+
+def _key(artifact: Artifact) -> str:
+    return f"{artifact.digest}/{artifact.name}"
 
 
 def _found(found: Component | None, name: str, version: str) -> Component:
@@ -197,4 +185,4 @@ def _found(found: Component | None, name: str, version: str) -> Component:
     return found
 
 
-__all__ = ["ArtifactStore", "Component", "Components", "Stored"]
+__all__ = ["Component", "Components"]

@@ -7,11 +7,12 @@ from marram.core import arn
 from marram.core.codec import JsonObject, JsonValue
 from marram.core.errors import Denied, Invalid
 from marram.hub.bus import Bus
-from marram.hub.greengrass.components import ArtifactStore, Components
+from marram.hub.greengrass.components import Components
 from marram.hub.greengrass.deployments import Deployments
 from marram.hub.greengrass.devices import Devices
 from marram.hub.identity.service import Identity, Subject
 from marram.hub.jobs.service import ExecutionChanged, Jobs
+from marram.hub.objects.service import Objects
 from marram.hub.registry.service import GroupMembershipChanged, Registry
 from marram.kit.db import Db
 
@@ -26,13 +27,13 @@ class Greengrass:
         identity: Identity,
         registry: Registry,
         jobs: Jobs,
-        artifacts: ArtifactStore,
+        objects: Objects,
         *,
         account: str,
         region: str,
     ) -> None:
         self.account, self.region = account, region
-        self.components = Components(db, artifacts, account=account, region=region)
+        self.components = Components(db, objects, account=account, region=region)
         self.deployments = Deployments(db, jobs, registry, account=account, region=region)
         self.devices = Devices(db, registry)
         self._identity, self._registry = identity, registry

@@ -131,6 +131,14 @@ def artifacts(tx: Tx, name: str, version: str) -> list[Artifact]:
     return [Artifact(name=str(row[0]), digest=str(row[1]), size=int(cast(int, row[2]))) for row in rows]
 
 
+def is_used(tx: Tx, artifact: Artifact) -> bool:
+    """Whether any component version has this content under this name."""
+    row = tx.one(
+        "SELECT 1 FROM component_artifact WHERE digest = ? AND name = ? LIMIT 1", artifact.digest, artifact.name
+    )
+    return row is not None
+
+
 def delete_component(tx: Tx, name: str, version: str) -> None:
     tx.execute("DELETE FROM component_artifact WHERE component = ? AND version = ?", name, version)
     tx.execute("DELETE FROM component WHERE name = ? AND version = ?", name, version)
