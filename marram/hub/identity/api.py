@@ -407,6 +407,12 @@ async def create_join_token(service: Identity, call: Call, params: Params) -> Re
     return {"token": token, "expiresDate": ends_ms}
 
 
+@route("GET", "/marram/ca", auth="none")
+async def root_certificate(service: Identity, request: RawRequest) -> RawResponse:
+    """The root certificate, PEM: public. A core that joins fetches it before it trusts anything, and checks its fingerprint."""
+    return RawResponse(body=service.pki.root_pem.encode(), content_type="application/x-pem-file")
+
+
 @route("POST", "/marram/join", auth="none")
 async def join(service: Identity, request: RawRequest) -> RawResponse:
     """Body {token, thingName, csrPem?, names?}; the answer is the bundle of Identity.join."""
