@@ -3,7 +3,7 @@
 Explicit Deny wins, then Allow, else refused. What is not known never grants: an Allow whose negative test (`NotResource`,
 `StringNotEquals`, ...) hangs on a missing or unsafe variable does not apply, a Deny of that kind does.
 The program holds nothing of a subject: a thousand devices under one policy share it, and their variables are passed in.
-Source: IAM user guide, "Policy evaluation logic", "Condition operators"; a plain reading of it is tests/core/policy/reference.py.
+Source: IAM user guide, "Policy evaluation logic", "Condition operators"; a plain reading of it is in tests/core/policy/test_evaluate.py.
 """
 
 import ipaddress
