@@ -276,7 +276,7 @@ async def _attached(service: Identity, name: str, target: str, params: Params, *
     return {"policies": [_named(service, row) for row in shown], "nextMarker": token}
 
 
-async def _targets(service: Identity, name: str, params: Params) -> tuple[Sequence[str], str | None]:
+async def _targets(service: Identity, name: str, params: Params) -> tuple[Sequence[str], JsonValue]:
     limit = int(params.get("pageSize") or PAGE)
     after = _text(service.pages.last(name, params.get("marker")))
     found = await service.targets(params["policyName"], after, limit + 1)

@@ -180,6 +180,12 @@ class _NoThings:
         return None
 
 
+class SessionKeys(Protocol):
+    """Filled by sessions.py, which lies above this file."""
+
+    def check(self, access_key_id: str, token: str) -> Key: ...
+
+
 class Identity:
     """Constructed by the composition root. `endpoints` is asked at each joining: {"mqtt": url, "https": url}."""
 
@@ -204,6 +210,7 @@ class Identity:
         self._db, self._bus, self._clock, self._entropy = db, bus, clock, entropy
         self._endpoints = endpoints
         self._things: Things = _NoThings()
+        self.sessions: SessionKeys | None = None
         self._seen: set[str] = set()  # principals that a Subject was given for: only they can have something to refresh
         self._changed_at: dict[str, int] = {}
         everything = evaluate.compile_policy("marram-service", ALL_ALLOWED)
@@ -233,6 +240,15 @@ class Identity:
             raise Unauthenticated("the access key id is not known", reason="unknown_key")
         self._seen.add(access_key_id)
         return found if found.subject.epoch == self.epoch else replace(found, subject=self._now(found.subject))
+
+    def use_sessions(self, sessions: SessionKeys) -> None:
+        self.sessions = sessions
+
+    def session(self, access_key_id: str, token: str) -> Key:
+        """The key that temporary credentials act as. Raises Unauthenticated."""
+        if self.sessions is None:
+            raise Unauthenticated("there are no sessions here", reason="token")
+        return self.sessions.check(access_key_id, token)
 
     def may(self, subject: Subject, action: str, resource: str, context: Values = NOTHING) -> bool:
         """Whether the subject's policies allow it; no policy, no right."""

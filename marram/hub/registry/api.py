@@ -150,13 +150,13 @@ async def list_principal_things_v2(service: Registry, call: Call, params: Params
     return {"principalThingObjects": _of_kind(objects, params), "nextToken": token}
 
 
-async def _principals(service: Registry, name: str, params: Params) -> tuple[Sequence[tuple[str, bool]], str | None]:
+async def _principals(service: Registry, name: str, params: Params) -> tuple[Sequence[tuple[str, bool]], JsonValue]:
     after, limit = _asked(service, name, params)
     rows = await service.principals(params["thingName"], after, limit + 1)
     return page(service.pages, name, rows, limit, lambda row: row[0].rpartition("/")[2])
 
 
-async def _things_of(service: Registry, name: str, params: Params) -> tuple[Sequence[tuple[str, bool]], str | None]:
+async def _things_of(service: Registry, name: str, params: Params) -> tuple[Sequence[tuple[str, bool]], JsonValue]:
     after, limit = _asked(service, name, params)
     rows = await service.principal_things(params["principal"], after, limit + 1)
     return page(service.pages, name, rows, limit, lambda row: row[0])

@@ -1,0 +1,36 @@
+"""Opening a session for a person: the link by a signed call, the session itself by the link alone."""
+
+from marram.core import codec
+from marram.core.errors import Invalid, Unsupported
+from marram.hub.identity.service import Identity
+from marram.hub.identity.sessions import Sessions
+from marram.hub.slice import Call, Params, RawRequest, RawResponse, Result, anything, operation, route
+
+
+@operation("marram", "identity/CreateLoginLink", resource=anything)
+async def create_login_link(service: Identity, call: Call, params: Params) -> Result:
+    if call.subject.kind != "key":
+        raise Unsupported("a login link is made with an access key")
+    token, expires_ms = await _sessions(service).create_link(call.subject.principal)
+    return {"token": token, "expiresMs": expires_ms}
+
+
+@route("POST", "/marram/session", auth="none")
+async def open_session(service: Identity, request: RawRequest) -> RawResponse:
+    body = codec.loads_object(request.body, what="request", max_bytes=4096)
+    token = body.get("token")
+    if not isinstance(token, str):
+        raise Invalid("token must be a string")
+    made = await _sessions(service).open_link(token)
+    answer = {
+        "accessKeyId": made.access_key_id,
+        "secretAccessKey": made.secret,
+        "sessionToken": made.token,
+        "expiresMs": made.expires_ms,
+    }
+    return RawResponse(body=codec.dumps(answer))
+
+
+def _sessions(service: Identity) -> Sessions:
+    assert isinstance(service.sessions, Sessions), "the composition root did not fill the port"
+    return service.sessions
