@@ -393,12 +393,12 @@ class HttpConnection(asyncio.Protocol):
             self._transport.close()
             return
         _refused.inc(reason="slow")
-        if not self._busy and self._body is None and not self._closed:
-            self._refuse_slowly()
-        self.abort()
-
-    def _refuse_slowly(self) -> None:
+        if self._busy or self._body is not None or self._closed:
+            self.abort()
+            return
+        self._closed = True
         self._transport.write(_STATUS_LINES[408] + b"content-length: 0\r\nconnection: close\r\n\r\n")
+        self._transport.close()
 
     def close_when_idle(self) -> None:
         if not self._busy and not self._closed:
