@@ -1,0 +1,1 @@
+"""Deployments: a journal of idempotent steps that always ends, with the new set or the old one whole."""
