@@ -1,0 +1,1 @@
+"""One file an action; importing the folder declares them."""
