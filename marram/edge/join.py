@@ -11,7 +11,6 @@ import asyncio
 import base64
 import binascii
 import hashlib
-import os
 import re
 import shutil
 import ssl
@@ -64,7 +63,7 @@ async def join(
     """
     if not THING.fullmatch(thing):
         raise Invalid(f"{thing!r} is not a thing name: 1 to 128 of a-z A-Z 0-9 : _ -")
-    root = Path(os.path.abspath(root))
+    root = await asyncio.to_thread(root.absolute)
     config = root / "config"
     if await asyncio.to_thread((config / "config.yaml").exists) and not replace:
         raise AlreadyExists(f"{root} is a core device already; --replace makes it another", root=str(root))
