@@ -237,6 +237,8 @@ async def test_a_slow_head_is_cut(door: Door) -> None:
         await asyncio.sleep(0)
     door.tick(HEAD_S / 2)
     await wire.send(b"X: y\r\n")
+    while b"X: y" not in next(iter(door.door.connections))._buffer:
+        await asyncio.sleep(0)
     door.tick(HEAD_S / 2)
     assert (await wire.answer())[0] == 408
     assert await wire.closed()
