@@ -254,7 +254,8 @@ def canonical_request(
 def canonical_path(path: str, s3: bool) -> str:
     """S3 takes the path as it is, encoded once; every other service resolves dots and encodes what was sent again."""
     if s3:
-        return quote(unquote_to_bytes(path), safe="/-_.~") or "/"
+        # Segment by segment: an encoded slash is signed as it was sent.
+        return "/".join(quote(unquote_to_bytes(part), safe="-_.~") for part in path.split("/")) or "/"
     kept: list[str] = []
     for part in path.split("/"):
         if part == "..":
