@@ -24,11 +24,11 @@ from marram.core import sigv4
 from marram.core.errors import AlreadyExists, NotFound
 from marram.hub.border.chain import Api
 from marram.hub.border.https import HttpDoor
-from marram.hub.border.paging import Pages
 from marram.hub.bus import Bus
 from marram.hub.identity import api as identity_api  # noqa: F401 - declares its operations
 from marram.hub.identity.pki import Pki
 from marram.hub.identity.service import ALL_ALLOWED, Identity
+from marram.hub.listing import AsIs
 from marram.hub.objects import api as objects_api  # noqa: F401 - declares its operations
 from marram.hub.objects.service import Objects
 from marram.hub.slice import OPERATIONS, ROUTES
@@ -77,7 +77,7 @@ class Hub:
             clock=clock,
             migrations=[Migrations(slice=name, package=f"marram.hub.{name}") for name in slices],
         )
-        pages = Pages(entropy.bytes(32))
+        pages = AsIs()
         pki = Pki.open(self._folder / "pki", clock=clock, entropy=entropy, names=["localhost"])
         identity = Identity(db, pki, Bus(), clock=clock, entropy=entropy, account=ACCOUNT, region=REGION, pages=pages)
         admin = await identity.create_key("admin2", ALL_ALLOWED)
@@ -107,6 +107,7 @@ class Hub:
             entropy=entropy,
             account=ACCOUNT,
             region=REGION,
+            page_key=entropy.bytes(32),
             metrics_text=metrics.render,
             operations={key: item for key, item in OPERATIONS.items() if item.slice in slices},
             routes={key: item for key, item in ROUTES.items() if item.slice in slices},

@@ -10,7 +10,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from marram.core import http1, sigv4
 from marram.core.errors import (
@@ -26,6 +26,7 @@ from marram.core.errors import (
 from marram.hub.border import awsjson, errors, plans, s3rest
 from marram.hub.border.awsjson import Parsed, Request, Response
 from marram.hub.border.errors import Fault
+from marram.hub.border.paging import Pages
 from marram.hub.border.plans import Plan, PlannedOperation
 from marram.hub.border.shapes import Shapes
 from marram.hub.slice import OPERATIONS, ROUTES, Call, Operation, RawRequest, Route
@@ -40,6 +41,10 @@ log = logger(__name__)
 
 BODY_LIMIT: Final = 4 << 20
 BODY_LIMIT_RAW: Final = 256 << 10
+# Members that carry a position between pages: a slice sees its own last key, the wire a token that cannot be altered.
+TOKENS_IN: Final = ("nextToken", "NextToken", "ContinuationToken", "marker", "Marker")
+TOKENS_OUT: Final = ("nextToken", "NextToken", "NextContinuationToken", "nextMarker", "NextMarker", "ContinuationToken")
+_S3_PLAIN: Final = frozenset({"Marker", "NextMarker"})  # S3's first listing pages by object keys that clients make up
 _JOIN_BURST: Final = 30.0
 _JOIN_A_SECOND: Final = 3.0
 
@@ -61,6 +66,7 @@ class IdentityLike(Protocol):
     @property
     def epoch(self) -> int: ...
     def key(self, access_key_id: str) -> KeyLike: ...
+    def session(self, access_key_id: str, token: str) -> KeyLike: ...
     def certificate_subject(self, der: bytes) -> "Subject": ...
     def may(self, subject: "Subject", action: str, resource: str, context: Mapping[str, str]) -> bool: ...
 
@@ -85,17 +91,20 @@ class Api:
         entropy: Entropy,
         account: str,
         region: str,
+        page_key: bytes,
         host_names: Iterable[str] = ("localhost",),
         metrics_text: Callable[[], str] | None = None,
         metrics_token: str | None = None,
         operations: Mapping[tuple[str, str], Operation] = OPERATIONS,
         routes: Mapping[tuple[str, str], Route] = ROUTES,
     ) -> None:
-        """services: the slices' services by slice name. host_names: what S3's virtual-hosted buckets are prefixed to."""
+        """services: the slices' services by slice name. page_key: 32 bytes that live as long as page tokens should.
+        host_names: what S3's virtual-hosted buckets are prefixed to."""
         self._services = services
         self._identity = identity
         self._clock, self._entropy = clock, entropy
         self._account, self._region = account, region
+        self._pages = Pages(page_key)
         self._host_suffixes = tuple(f".{name}" for name in host_names)
         self._metrics_text, self._metrics_token = metrics_text, metrics_token
         self._operations = operations
@@ -182,15 +191,12 @@ class Api:
     ) -> "tuple[Subject, bytes, str]":
         try:
             if claim.token is not None:
-                session = getattr(self._identity, "session", None)
-                if session is None:
-                    raise Unauthenticated(
-                        "The security token included in the request is invalid.", reason="unknown_key"
-                    )
-                held = cast(KeyLike, session(claim.access_key_id, claim.token))
+                held = self._identity.session(claim.access_key_id, claim.token)
             else:
                 held = self._identity.key(claim.access_key_id)
         except (NotFound, Unauthenticated) as error:
+            if claim.token is not None:
+                raise
             raise Unauthenticated(
                 f"The security token included in the request is invalid: access key {claim.access_key_id[:128]} is not known"
                 " or not active here.",
@@ -295,7 +301,9 @@ class Api:
             resources = declared.resource(call, params)
             for resource in (resources,) if isinstance(resources, str) else resources:
                 self._authorise(request, subject, declared.action, resource)
-        result = await declared.function(self._services[declared.slice], call, params)
+        given = self._open_tokens(plan, operation, params)
+        result = dict(await declared.function(self._services[declared.slice], call, params))
+        self._seal_tokens(plan, operation, result, given)
         if plan.protocol == "rest-xml":
             return s3rest.write(shapes, plan, operation, result)
         return awsjson.write(shapes, plan, operation, result, context.request_id)
@@ -313,6 +321,25 @@ class Api:
                 action=action,
                 resource=resource,
             )
+
+    def _open_tokens(self, plan: Plan, operation: PlannedOperation, params: dict[str, Any]) -> dict[str, str]:
+        """Puts the last keys in the place of the tokens; returns the tokens as they were given."""
+        given: dict[str, str] = {}
+        for name in TOKENS_IN:
+            if name in params and not (plan.service == "s3" and name in _S3_PLAIN):
+                given[name] = params[name]
+                params[name] = self._pages.last(operation.name, params[name])
+        return given
+
+    def _seal_tokens(
+        self, plan: Plan, operation: PlannedOperation, result: dict[str, Any], given: Mapping[str, str]
+    ) -> None:
+        for name in TOKENS_OUT:
+            if result.get(name) is None or (plan.service == "s3" and name in _S3_PLAIN):
+                continue
+            # ListObjectsV2 repeats the token that it was given beside the next one.
+            repeated = name in given and operation.name == "ListObjectsV2"
+            result[name] = given[name] if repeated else self._pages.token(operation.name, result[name])
 
     def _virtual(self, request: Request, path: str) -> str:
         """S3: `bucket.host` is the bucket in the path. A signature covers the path as it was sent."""

@@ -141,10 +141,13 @@ FAULTS: Final[Mapping[str, Mapping[Key, Candidates]]] = {
 
 # Who asks is not known: the same in all services but for these names.
 _UNAUTHENTICATED: Final[Mapping[str, Mapping[str, str]]] = {
-    "s3": {"unknown_key": "InvalidAccessKeyId", "clock": "RequestTimeTooSkewed", "expired": "AccessDenied",
-           "incomplete": "AuthorizationHeaderMalformed", "missing": "AccessDenied", "unsigned_header": "AccessDenied"},
-    "sts": {"unknown_key": "InvalidClientTokenId", "incomplete": "IncompleteSignature", "missing": "MissingAuthenticationToken"},
-    "": {"unknown_key": "UnrecognizedClientException", "incomplete": "IncompleteSignatureException",
+    "s3": {"unknown_key": "InvalidAccessKeyId", "token": "InvalidToken", "clock": "RequestTimeTooSkewed",
+           "expired": "AccessDenied", "incomplete": "AuthorizationHeaderMalformed", "missing": "AccessDenied",
+           "unsigned_header": "AccessDenied"},
+    "sts": {"unknown_key": "InvalidClientTokenId", "token": "InvalidClientTokenId", "expired": "ExpiredToken",
+            "incomplete": "IncompleteSignature", "missing": "MissingAuthenticationToken"},
+    "": {"unknown_key": "UnrecognizedClientException", "token": "UnrecognizedClientException",
+         "expired": "ExpiredTokenException", "incomplete": "IncompleteSignatureException",
          "missing": "MissingAuthenticationTokenException"},
 }  # fmt: skip
 
