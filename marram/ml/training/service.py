@@ -39,7 +39,7 @@ MAX_MODEL: Final = 1 << 30
 MAX_CODE: Final = 64 << 20
 LOG_BYTES: Final = 1 << 20
 # Sums in another order are other bytes: equal seeds must give equal models, on a machine of any size.
-ONE_THREAD: Final = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+ONE_THREAD: Final = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 FINAL: Final = frozenset({"Completed", "Failed", "Stopped"})
 HONOURED: Final = frozenset(
     {"TrainingJobName", "HyperParameters", "AlgorithmSpecification", "RoleArn", "InputDataConfig", "OutputDataConfig",
