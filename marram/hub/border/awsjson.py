@@ -13,7 +13,7 @@ from marram.core import codec
 from marram.core.errors import Invalid
 from marram.hub.border.errors import Fault
 from marram.hub.border.plans import Plan, PlannedOperation
-from marram.hub.border.shapes import Shapes, missing
+from marram.hub.border.shapes import Shapes, from_base64, missing
 from marram.hub.slice import Stream
 
 MAX_QUERY_PARAMETERS: Final = 200
@@ -115,7 +115,7 @@ def read_locations(
                         read = shapes.read_text(inner["member"])
                         params[member] = [read(item.strip(), member) for item in text.split(",")]
                     elif ref.get("jsonvalue"):
-                        params[member] = shapes.read_text(ref)(text, member)
+                        params[member] = codec.loads(from_base64(text, member))
                     else:
                         params[member] = shapes.read_text(ref)(text, member)
             case "headers":

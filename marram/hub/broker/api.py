@@ -1,0 +1,89 @@
+"""iot-data Publish: one message by HTTP, signed or with a device certificate. It goes the way of every other publish."""
+
+import base64
+import binascii
+from typing import TYPE_CHECKING, Final
+
+from marram.core import arn
+from marram.core.errors import Denied, Invalid, LimitExceeded
+from marram.hub.slice import Call, Params, Result, operation
+
+if TYPE_CHECKING:
+    from marram.hub.broker.service import Broker
+
+MAX_PAYLOAD: Final = 128 << 10
+MAX_TOPIC_BYTES: Final = 256
+MAX_SLASHES: Final = 7
+
+
+def _topic(call: Call, params: Params) -> list[str]:
+    resource = arn.build("iot", call.region, call.account, f"topic/{params['topic']}")
+    if params.get("retain"):
+        call.extra["authorise"]("iot:RetainPublish", resource)  # type: ignore[operator]  # filled by the border
+    return [resource]
+
+
+@operation("iot-data", "Publish", resource=_topic)
+async def publish(service: "Broker", call: Call, params: Params) -> Result:
+    topic, payload = str(params["topic"]), params.get("payload", b"")
+    check_topic(topic)
+    if len(payload) > MAX_PAYLOAD:
+        raise LimitExceeded(f"the payload has {len(payload)} bytes, over the limit of {MAX_PAYLOAD}", limit=MAX_PAYLOAD)
+    qos = params.get("qos", 0)
+    if qos not in (0, 1):
+        raise Invalid(f"qos must be 0 or 1, not {qos}")
+    await service.publish(
+        topic,
+        payload,
+        qos=qos,
+        retain=bool(params.get("retain")),
+        subject=call.subject,
+        properties=_properties(params) or None,
+    )
+    return {}
+
+
+def check_topic(topic: str) -> None:
+    """Raises Invalid for what no message may be published to by a client."""
+    size = len(topic.encode())
+    if not topic or "\0" in topic or "+" in topic or "#" in topic:
+        raise Invalid("a topic has at least one character and neither +, # nor NUL")
+    if size > MAX_TOPIC_BYTES:
+        raise Invalid(f"the topic has {size} bytes, over the limit of {MAX_TOPIC_BYTES}")
+    if topic.count("/") > MAX_SLASHES and not topic.startswith("$aws/"):
+        raise Invalid(f"the topic has {topic.count('/')} slashes, over the limit of {MAX_SLASHES}")
+    if topic.startswith("$") and not topic.startswith("$aws/"):
+        raise Denied(f"topics that begin with $ are reserved: {topic[:60]}")
+
+
+def _properties(params: Params) -> dict[str, object]:
+    """MQTT 5 properties under the names of core.mqtt."""
+    out: dict[str, object] = {}
+    if "payloadFormatIndicator" in params:
+        out["payload_format"] = 1 if params["payloadFormatIndicator"] == "UTF8_DATA" else 0
+    if params.get("messageExpiry"):
+        out["message_expiry_s"] = params["messageExpiry"]
+    if "contentType" in params:
+        out["content_type"] = params["contentType"]
+    if "responseTopic" in params:
+        check_topic(params["responseTopic"])
+        out["response_topic"] = params["responseTopic"]
+    if "correlationData" in params:
+        try:
+            out["correlation_data"] = base64.b64decode(params["correlationData"], validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise Invalid("correlationData is not base64") from error
+    if "userProperties" in params:
+        out["user_properties"] = _user_properties(params["userProperties"])
+    return out
+
+
+def _user_properties(value: object) -> list[tuple[str, str]]:
+    if not isinstance(value, list):
+        raise Invalid("userProperties must be a list of objects")
+    out = []
+    for item in value:
+        if not isinstance(item, dict) or not all(isinstance(text, str) for text in item.values()):
+            raise Invalid("userProperties must be a list of objects with texts as values")
+        out += list(item.items())
+    return out
