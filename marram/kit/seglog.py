@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Self, TypeAlias
+from typing import ClassVar, Final, Self, TypeAlias
 
 from marram.core import segment
 from marram.core.errors import Corrupt, LimitExceeded, MarramError, Unavailable
@@ -34,7 +34,6 @@ from marram.kit.log import logger
 log = logger(__name__)
 
 WINDOW_S: Final = 0.005
-BATCH_BODY_BYTES: Final = 256 << 10
 INDEX_EVERY_BYTES: Final = 64 << 10
 READ_BYTES: Final = 256 << 10
 MAX_UNSYNCED_BYTES: Final = 64 << 20
@@ -80,6 +79,8 @@ _Group: TypeAlias = list[tuple[int, Sequence[Record], int]]  # (first offset, re
 
 class Journal:
     """Open with `Journal.open`. `append` and the reads from any thread; `wait_synced` and callbacks on one loop."""
+
+    batch_body_bytes: ClassVar[int] = 256 << 10  # appends are put together up to here
 
     def __init__(
         self,
@@ -467,13 +468,15 @@ class Journal:
         if self._active is None:
             self._start_segment(first)
         part = self._segments[-1]
-        pieces, starts = _encode(group, part.header.segment_id, self.synced)
+        pieces, starts = _encode(group, part.header.segment_id, self.synced, self.batch_body_bytes)
         total = sum(map(len, pieces))
         if part.length + total > self._segment_bytes and part.length > segment.HEADER_BYTES:
             self._seal(part)
             self._start_segment(first)
             part = self._segments[-1]
-            pieces, starts = _encode(group, part.header.segment_id, self.synced)  # checksums are seeded with the id
+            pieces, starts = _encode(
+                group, part.header.segment_id, self.synced, self.batch_body_bytes
+            )  # checksums are seeded with the id
         assert self._active is not None
         self._put(self._active, part, pieces[0] if len(pieces) == 1 else b"".join(pieces))
         for offset, at in starts:
@@ -849,14 +852,14 @@ class Journal:
 _FILE_NAME: Final = re.compile(r"(\d{20})-([0-9a-f]{16})\.seg")
 
 
-def _encode(group: _Group, segment_id: int, synced: int) -> tuple[list[bytes], list[tuple[int, int]]]:
-    """The group as batches of about 256 KB, and for each (offset, bytes before it). An append is never divided."""
+def _encode(group: _Group, segment_id: int, synced: int, limit: int) -> tuple[list[bytes], list[tuple[int, int]]]:
+    """The group as batches of about `limit` bytes, and for each (offset, bytes before it). An append is never divided."""
     pieces: list[bytes] = []
     starts: list[tuple[int, int]] = []
     records: list[Record] = []
     base, body, total = group[0][0], 0, 0
     for first, part, nbytes in group:
-        if records and body + nbytes > BATCH_BODY_BYTES:
+        if records and body + nbytes > limit:
             pieces.append(segment.encode_batch(records, segment_id=segment_id, base=base, synced=synced))
             starts.append((base, total))
             total += len(pieces[-1])
