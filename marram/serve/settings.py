@@ -37,7 +37,9 @@ class Place:
 def remember(db: Db, wanted: HubSettings, *, auto_ports: bool, bind: str | None, name: str | None) -> Place:
     """Settle this start's place with what the folder holds. Raises Conflict for a changed account or region, Invalid."""
     if bind is not None and not name:
-        raise Invalid("--bind needs --name HOST: the name that other machines use, which the server certificate carries")
+        raise Invalid(
+            "--bind needs --name HOST: the name that other machines use, which the server certificate carries"
+        )
     if wanted.account_id and not re.fullmatch(r"\d{12}", wanted.account_id):
         raise Invalid(f"account_id is 12 digits, not {wanted.account_id!r}")
     if wanted.region and not re.fullmatch(r"[a-z]{2,}(-[a-z0-9]+)+", wanted.region):

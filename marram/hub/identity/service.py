@@ -325,12 +325,16 @@ class Identity:
 
     def admin_key(self) -> Key:
         """The administrator's key, made when there is none. For the start, before the loop serves anybody."""
-        present = self._db.read_now(lambda tx: store.key_named(tx, ADMIN))
+        return self.own_key(ADMIN, ALL_ALLOWED)
+
+    def own_key(self, name: str, policy: str) -> Key:
+        """A key of the hub itself by its name, made when there is none. For the start."""
+        present = self._db.read_now(lambda tx: store.key_named(tx, name))
         if present is not None:
             return self.key(present.id)
-        key_id, _secret, sealed = self._new_key(ADMIN, ALL_ALLOWED)
-        self._db.write_sync(lambda tx: self._store_key(tx, key_id, ADMIN, sealed, ALL_ALLOWED))
-        log.info("identity.admin_key_made", key=key_id)
+        key_id, _secret, sealed = self._new_key(name, policy)
+        self._db.write_sync(lambda tx: self._store_key(tx, key_id, name, sealed, policy))
+        log.info("identity.key_made", name=name, key=key_id)
         return self.key(key_id)
 
     async def keys(self, after: str, limit: int) -> list[KeyInfo]:
