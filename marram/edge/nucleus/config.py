@@ -37,6 +37,7 @@ class Config:
         self._trees: dict[str, Tree] = db.read_now(store.trees)
         self._listeners: dict[int, tuple[str, Path, Changed]] = {}
         self._next = 0
+        self._watchers: list[Callable[[str], None]] = []
 
     def read_file(self, folder: FolderPath) -> None:
         """Merge config.yaml when it is new or changed. Raises Invalid naming file and key; nothing is merged then."""
@@ -118,6 +119,10 @@ class Config:
         self._listeners[number] = (component, tuple(path), changed)
         return lambda: self._listeners.pop(number, None) and None
 
+    def on_change(self, changed: Callable[[str], None]) -> None:
+        """`changed(component)` after each commit that changed anything of it; before the listeners of `subscribe`."""
+        self._watchers.append(changed)
+
     def _became(self, component: str, after: Tree) -> None:
         before = self._trees.get(component, config_tree.EMPTY)
         if after:
@@ -127,6 +132,8 @@ class Config:
         changes = config_tree.changes(before, after)
         if not changes:
             return
+        for watcher in self._watchers:
+            watcher(component)
         for wanted, path, changed in list(self._listeners.values()):
             if wanted != component:
                 continue
