@@ -49,7 +49,10 @@ def test_points_survive_a_power_cut_at_any_operation() -> None:
     sweep(python("timeseries", "good"), check, every=8, budget_s=10).assert_clean()
 
 
-@pytest.mark.parametrize("broken", ["rows-before-sync", "no-folder-sync", "cursor-first", "delete-first"])
-def test_the_sweep_notices(broken: str) -> None:
-    # Only what was fsynced: where all four of them show, at a fifth of the disks.
-    sweep(python("timeseries", broken), check, every=2, modes=("drop",), stop_after=1, budget_s=20).assert_caught()
+@pytest.mark.parametrize(
+    ("broken", "mode"),
+    [("rows-before-sync", "drop"), ("no-folder-sync", "drop"), ("cursor-first", "drop"), ("delete-first", "keep")],
+)
+def test_the_sweep_notices(broken: str, mode: str) -> None:
+    # Only the kind of disk on which this one shows: a fifth of the work.
+    sweep(python("timeseries", broken), check, every=2, modes=(mode,), stop_after=1, budget_s=20).assert_caught()

@@ -9,12 +9,13 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias, cast
+from typing import Final, Protocol, TypeAlias, cast
 
 from marram.core import codec
+from marram.core.codec import JsonValue
 from marram.core.errors import Corrupt, MarramError, NotFound, Unavailable
 from marram.core.segment import KIND_POINT, Origin, Record
 from marram.hub.timeseries import points, store
@@ -47,6 +48,24 @@ _tail_bytes: Final = metrics.gauge("marram_timeseries_tail_bytes", "Memory that 
 _flushes: Final = metrics.counter("marram_timeseries_flushes_total", "Flushes", ("result",))
 _flush_seconds: Final = metrics.histogram("marram_timeseries_flush_seconds", "Time of a flush that wrote files")
 _query_seconds: Final = metrics.histogram("marram_timeseries_query_seconds", "Time of one page of a query")
+
+
+class Caller(Protocol):
+    """A worker, as pool.Worker is one."""
+
+    @property
+    def pid(self) -> int | None: ...
+
+    async def call(self, method: str, params: Mapping[str, object], timeout_s: float) -> JsonValue: ...
+
+    async def close(self) -> None: ...
+
+
+def spawn(name: str) -> Caller:
+    """A process of its own: the flushing one yields to everything else."""
+    limits = pool.Limits(nice=5 if name == "timeseries-flush" else 0)
+    return pool.Worker(name, pool.python_module(WORKER), limits=limits)
+
 
 Highest: TypeAlias = dict[str, tuple[int, int]]
 
@@ -90,8 +109,9 @@ class TimeSeries:
         folder: Path,
         entropy: Entropy | None = None,
         settings: Settings | None = None,
+        workers: Callable[[str], Caller] = spawn,
     ) -> None:
-        """`folder` is DIR/ts; only this class and its workers write there."""
+        """`folder` is DIR/ts; only this class and its workers write there. `workers` makes one, given its name."""
         self.settings = settings or Settings()
         self._db, self._journal, self._clock = db, journal, clock
         self._entropy = entropy or SystemEntropy()
@@ -109,8 +129,8 @@ class TimeSeries:
         self._wake = asyncio.Event()
         self._readers = 0
         self._dying: list[str] = []
-        self._writer = pool.Worker("timeseries-flush", pool.python_module(WORKER), limits=pool.Limits(nice=5))
-        self._reader = pool.Worker("timeseries-query", pool.python_module(WORKER))
+        self._workers = workers
+        self._writer, self._reader = workers("timeseries-flush"), workers("timeseries-query")
         self._reader_used_ns = 0
 
     @property
@@ -439,7 +459,7 @@ class TimeSeries:
     async def _rest_reader(self) -> None:
         # DuckDB keeps its memory: a worker that nobody asked for a minute goes; the next query starts another.
         if self._readers == 0:
-            old, self._reader = self._reader, pool.Worker("timeseries-query", pool.python_module(WORKER))
+            old, self._reader = self._reader, self._workers("timeseries-query")
             await old.close()
 
     def _gauges(self) -> None:
