@@ -219,23 +219,21 @@ async def _open_doors(stack: contextlib.AsyncExitStack, place: Place, pki: Pki, 
     handshakes = stack.enter_context(ThreadPoolExecutor(max_workers=2, thread_name_prefix="tls"))
     outside = place.bind or LOOPBACK
 
-    def https(transport: net.Transport) -> asyncio.Protocol:
-        return mqtt.connection() if net.peer_of(transport).alpn == ALPN_MQTT else door.connection(secure=True)
+    def https(peer: net.PeerInfo) -> asyncio.Protocol:
+        return mqtt.connection(peer) if peer.alpn == ALPN_MQTT else door.connection(secure=True)
 
     mqtt_context = pki.server_context("required", alpn=[ALPN_MQTT])
     https_context = pki.server_context("optional", alpn=[ALPN_MQTT, ALPN_HTTP])
     api_context = pki.server_context("none", alpn=[ALPN_HTTP])
     servers = [
-        await net.serve(LOOPBACK, place.ports["api"], lambda _t: door.connection(), tls=None, handshakes=None),
-        await net.serve(
-            outside, place.ports["mqtt"], lambda _t: mqtt.connection(), tls=lambda: mqtt_context, handshakes=handshakes
-        ),
+        await net.serve(LOOPBACK, place.ports["api"], lambda _peer: door.connection(), tls=None, handshakes=None),
+        await net.serve(outside, place.ports["mqtt"], mqtt.connection, tls=lambda: mqtt_context, handshakes=handshakes),
         await net.serve(outside, place.ports["https"], https, tls=lambda: https_context, handshakes=handshakes),
     ]
     if place.bind is not None:
         servers.append(
             await net.serve(
-                place.bind, place.ports["api"], lambda _t: door.connection(secure=True), tls=lambda: api_context,
+                place.bind, place.ports["api"], lambda _peer: door.connection(secure=True), tls=lambda: api_context,
                 handshakes=handshakes,
             )
         )  # fmt: skip
