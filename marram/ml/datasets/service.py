@@ -22,6 +22,7 @@ from marram.ml.datasets.manifest import Entry
 
 BUCKET: Final = "marram-datasets"
 MAX_SAMPLE: Final = 8 << 20
+TOGETHER: Final = 128
 DEFAULT_SHARES: Final[Mapping[str, float]] = {"train": 0.8, "gate": 0.2}
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,62}")
 
@@ -48,14 +49,16 @@ class Datasets:
         entries = await self.read(manifest_uri, label_attribute=label_attribute)
         await self._objects.ensure_bucket(BUCKET)
         frozen: list[Entry] = []
-        for entry in entries:
-            stored = await self._objects.stat(*manifest.split_uri(entry.uri))
-            if stored.size > MAX_SAMPLE:
-                raise Invalid(f"{entry.uri} has {stored.size} bytes; a sample has at most {MAX_SAMPLE}")
-            key = f"samples/{stored.digest}"
-            known = replace(entry, sha256=stored.digest, size=stored.size)
-            frozen.append(replace(known, uri=f"s3://{BUCKET}/{key}", split=manifest.place(known, shares, name)))
-            await self._objects.copy(stored, BUCKET, key)
+        for at in range(0, len(entries), TOGETHER):  # many at once share a commit, and its fsync
+            try:
+                async with asyncio.TaskGroup() as copies:
+                    waiting = [
+                        copies.create_task(self._freeze(entry, name, shares), name="dataset-freeze")
+                        for entry in entries[at : at + TOGETHER]
+                    ]
+            except ExceptionGroup as group:
+                raise group.exceptions[0] from None  # the caller asked for one dataset and gets one reason
+            frozen += [task.result() for task in waiting]
         body = manifest.write(frozen)
         id = hashlib.sha256(body).hexdigest()
         prefix = f"versions/{id}"
@@ -92,6 +95,15 @@ class Datasets:
             return document
 
         return await self._db.write(work)
+
+    async def _freeze(self, entry: Entry, name: str, shares: Mapping[str, float]) -> Entry:
+        stored = await self._objects.stat(*manifest.split_uri(entry.uri))
+        if stored.size > MAX_SAMPLE:
+            raise Invalid(f"{entry.uri} has {stored.size} bytes; a sample has at most {MAX_SAMPLE}")
+        key = f"samples/{stored.digest}"
+        await self._objects.copy(stored, BUCKET, key)
+        known = replace(entry, uri=f"s3://{BUCKET}/{key}", sha256=stored.digest, size=stored.size)
+        return replace(known, split=manifest.place(known, shares, name))
 
     async def describe(self, id: str) -> JsonObject:
         found = await self._db.read(lambda tx: store.load(tx, id))
