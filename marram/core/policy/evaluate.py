@@ -16,7 +16,7 @@ from typing import Final, TypeAlias
 
 from marram.core.policy import documents, variables
 from marram.core.policy.documents import Condition, Document, Effect, Quantifier, Statement
-from marram.core.policy.variables import ANY, ONE, Part, Pattern, Values
+from marram.core.policy.variables import ANY, ONE, Part, Pattern, Values, Variable, Wild
 
 NOTHING: Final[Values] = {}
 CACHED_VERDICTS: Final = 4096  # a program; then it starts anew
@@ -204,24 +204,62 @@ def _test(statement: Statement) -> Callable[[str, Values, Values], bool]:
 def _resource_test(statement: Statement, *, denies: bool) -> Callable[[str, Values, Values], Truth]:
     wary = not denies
     constant = [_glob(pattern.parts, wary=wary) for pattern in statement.resources if pattern.constant]
-    varying = [pattern for pattern in statement.resources if not pattern.constant]
     negated = statement.not_resource
     trusting = denies and not negated
+    varying = [
+        _varying(pattern, trusting=trusting, wary=wary) for pattern in statement.resources if not pattern.constant
+    ]
 
     def test(resource: str, subject: Values, request: Values) -> Truth:
         for match in constant:
             if match(resource):
                 return not negated
         unknown = False
-        for pattern in varying:
-            parts = _resolved(pattern, subject, request, trusting=trusting)
-            if parts is None:
-                unknown = True
-            elif _matches(parts, resource, wary=wary):
+        for compare in varying:
+            same = compare(resource, subject, request)
+            if same:
                 return not negated
+            unknown = unknown or same is None
         return (None if unknown else True) if negated else False
 
     return test
+
+
+def _varying(pattern: Pattern, *, trusting: bool, wary: bool) -> Callable[[str, Values, Values], Truth]:
+    """Match against a pattern with variables; None when one has no usable value."""
+    *before, last = pattern.parts
+    open_end = last is ANY
+    head = tuple(before) if open_end else pattern.parts
+    if ANY in head or ONE in head:
+
+        def general(text: str, subject: Values, request: Values) -> Truth:
+            parts = _resolved(pattern, subject, request, trusting=trusting)
+            return None if parts is None else _matches(parts, text, wary=wary)
+
+        return general
+    # The usual form, `topic/${iot:ClientId}/*`, without building lists.
+    pieces = [
+        (part.key, True) if isinstance(part, Variable) else (part, False) for part in head if not isinstance(part, Wild)
+    ]
+
+    def plain(text: str, subject: Values, request: Values) -> Truth:
+        built = ""
+        for piece, is_key in pieces:
+            if not is_key:
+                built += piece
+                continue
+            value = subject.get(piece)
+            if value is None:
+                value = request.get(piece)
+            if not isinstance(value, str) or not (trusting or _is_safe(value)):
+                return None
+            built += value
+        return text.startswith(built) if open_end else text == built
+
+    return plain
+
+
+_is_safe = lru_cache(maxsize=65536)(variables.is_safe)
 
 
 def _resolved(pattern: Pattern, subject: Values, request: Values, *, trusting: bool) -> tuple[Part, ...] | None:

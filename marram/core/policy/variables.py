@@ -10,6 +10,7 @@ variables"; IAM user guide, "Policy variables". `+` and `#` have no meaning in a
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Final, TypeAlias
 
 from marram.core.errors import Invalid
@@ -59,9 +60,16 @@ _INDEXED: Final = re.compile(r"(.+)\.(\d{1,2})")
 # A value with one of these never lets anything through: it could read as more than one level, or as a pattern elsewhere.
 UNSAFE: Final = frozenset("*?#+/${}")
 
-ANY: Final = object()  # `*`
-ONE: Final = object()  # `?`
 ESCAPED: Final = frozenset("*?$")
+
+
+class Wild(Enum):
+    ANY = "*"
+    ONE = "?"
+
+
+ANY: Final = Wild.ANY
+ONE: Final = Wild.ONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +77,7 @@ class Variable:
     key: str
 
 
-Part: TypeAlias = "str | Variable | object"
+Part: TypeAlias = "str | Variable | Wild"
 
 
 @dataclass(frozen=True, slots=True)
