@@ -86,15 +86,16 @@ class Step:
 class Health:
     """A probe of ours: `script` exits 0 when the component does its work, not merely runs.
 
-    `failures` in a row mean unhealthy; `settle_s` is how long it must hold after a deployment; `errors` of the component
-    while a deployment watches it fail the deployment (0 = only BROKEN does, as AWS).
+    `failures` in a row mean unhealthy; `settle_s` is how long a changed component must hold before its deployment has
+    succeeded (AWS waits not at all: `run` is RUNNING when spawned, and a crash a moment later goes unseen); `errors` of the
+    component while a deployment watches it fail the deployment (0 = only BROKEN does, as AWS).
     """
 
     script: str = ""
     interval_s: float = 5.0
     timeout_s: float = 5.0
     failures: int = 3
-    settle_s: float = 0.0
+    settle_s: float = 1.0
     errors: int = 0
 
 
@@ -589,7 +590,7 @@ def _ours(node: _Node | None) -> tuple[Health, Restart]:
             interval_s=health.number("interval_s", 5.0, 0.05, 86400),
             timeout_s=health.number("timeout_s", 5.0, 0.05, 600),
             failures=int(health.number("failures", 3, 1, 1000)),
-            settle_s=health.number("settle_s", 0.0, 0, 3600),
+            settle_s=health.number("settle_s", 1.0, 0, 3600),
             errors=int(health.number("errors", 0, 0, 1000)),
         )
     if restart:

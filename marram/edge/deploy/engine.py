@@ -55,7 +55,7 @@ async def run(row: Deployment, tools: Tools, cancelled: asyncio.Event) -> None:
     log.info("deployment.watch", deployment=row.id)
     try:
         failpoint("deploy.watch.begin")
-        await _until(cancelled, watch.gate(tools.supervisor, _names(work), tools.limits.watch_s))
+        await _until(cancelled, watch.gate(tools.supervisor, _names(work), work.changed(), tools.limits.watch_s))
     except _Cancelled:
         await _roll_back(work, "cancelled")
     except DeploymentFailed as exc:

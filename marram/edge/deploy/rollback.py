@@ -28,7 +28,7 @@ async def enter(work: Work, why: str) -> None:
 
 async def see_it_up(work: Work) -> None:
     """Raises DeploymentFailed when the old set does not come up again."""
-    await watch.gate(work.tools.supervisor, sorted(active(work)), work.tools.limits.watch_s)
+    await watch.gate(work.tools.supervisor, sorted(active(work)), work.changed(), work.tools.limits.watch_s)
 
 
 def active(work: Work) -> dict[str, Component]:

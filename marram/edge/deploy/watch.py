@@ -4,7 +4,7 @@ Fails at the first component that is BROKEN, unhealthy, or has erred as often as
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from marram.core import lifecycle
 from marram.core.errors import NotFound
@@ -16,12 +16,15 @@ from marram.edge.nucleus.supervisor import ComponentStatus, Supervisor
 UP = frozenset(state.value for state in lifecycle.UP)
 
 
-async def gate(supervisor: Supervisor, names: Sequence[str], limit_s: float) -> None:
-    """Returns when all are well. Raises DeploymentFailed naming the component and why; at the latest after `limit_s`."""
+async def gate(supervisor: Supervisor, names: Sequence[str], changed: Collection[str], limit_s: float) -> None:
+    """Returns when all are well, those that changed for as long as their recipes say.
+
+    Raises DeploymentFailed naming the component and why; at the latest after `limit_s`.
+    """
     active = supervisor.active()
     recipes = {name: active[name].recipe for name in names if name in active}
     begun = {name: supervisor.status(name).errors for name in recipes}
-    settle_s = max((each.health.settle_s for each in recipes.values()), default=0.0)
+    settle_s = max((each.health.settle_s for name, each in recipes.items() if name in changed), default=0.0)
     loop = asyncio.get_running_loop()
     well_since: float | None = None
     release = supervisor.watch(list(recipes))

@@ -71,6 +71,12 @@ class Work:
         """Where things lie until they are verified; removed when the deployment ends."""
         return self.tools.root.incoming / self.row.id
 
+    def changed(self) -> set[str]:
+        """Names in `detail.changes`: they came, or have another version, recipe or file."""
+        changes = self.detail.get("changes")
+        found = changes if isinstance(changes, list) else []
+        return {str(each["component"]) for each in found if isinstance(each, dict) and each.get("to") is not None}
+
     def made(self) -> Plan:
         assert self.plan is not None, "resolve comes first"
         return self.plan
