@@ -10,7 +10,7 @@ import ssl
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from urllib.parse import quote, urlencode, urlsplit
 
 from marram.cli.main import HubNotReachable
@@ -28,6 +28,9 @@ from marram.core.errors import (
     Unsupported,
     VersionConflict,
 )
+
+if TYPE_CHECKING:
+    from marram.hub.border.plans import Plan, PlannedOperation
 
 TIMEOUT_S: Final = 60.0
 _BY_STATUS: Final[Mapping[int, type[MarramError]]] = {
@@ -75,36 +78,8 @@ class Api:
             return self._json("POST", "/", [], headers, codec.dumps(given), plan.signing_name)
         if plan.protocol != "rest-json":
             raise Unsupported(f"{service} is not spoken by this client: use an AWS SDK")
-        shape = plan.shapes[planned.input] if planned.input else {}
-        path, query, headers, body = "", list(planned.literal_query.items()), {}, b""
-        content: dict[str, Any] = {}
-        labels: dict[str, str] = {}
-        for name, value in given.items():
-            ref = shape.get("members", {}).get(name)
-            if ref is None:
-                raise Invalid(f"{operation} has no member {name}")
-            wire = ref.get("locationName", name)
-            match ref.get("location"):
-                case "uri":
-                    labels[wire] = str(value)
-                case "querystring":
-                    items = value if isinstance(value, list) else [value]
-                    query += [(wire, _text(item)) for item in items]
-                case "header":
-                    headers[wire.lower()] = _text(value)
-                case _ if name == shape.get("payload"):
-                    body = value if isinstance(value, bytes) else codec.dumps(value)
-                case _:
-                    content[wire] = value
-        for segment in planned.segments:
-            if segment.startswith("{"):
-                path += "/" + quote(labels[segment.strip("{+}")], safe="-_.~")
-            else:
-                path += "/" + segment
-        if content or (planned.method in ("POST", "PUT", "PATCH") and not shape.get("payload")):
-            body = codec.dumps(content)
-            headers["content-type"] = "application/json"
-        return self._json(planned.method, path or "/", query, headers, body, plan.signing_name)
+        path, query, headers, body = rest_request(plan, planned, given)
+        return self._json(planned.method, path, query, headers, body, plan.signing_name)
 
     def marram(self, operation: str, params: JsonObject | Mapping[str, Any] | None = None) -> dict[str, Any]:
         """One of our own operations, as "timeseries/Query"."""
@@ -169,6 +144,42 @@ class Api:
             return http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_S)
         context = ssl.create_default_context(cafile=self._ca_file)
         return http.client.HTTPSConnection(self._host, self._port, timeout=TIMEOUT_S, context=context)
+
+
+def rest_request(
+    plan: "Plan", operation: "PlannedOperation", given: Mapping[str, Any]
+) -> tuple[str, list[tuple[str, str]], dict[str, str], bytes]:
+    """(path, query, headers, body) of a rest-json call. Raises Invalid for a member that the model has not."""
+    shape = plan.shapes[operation.input] if operation.input else {}
+    query, headers, body = list(operation.literal_query.items()), {}, b""
+    content: dict[str, Any] = {}
+    labels: dict[str, str] = {}
+    for name, value in given.items():
+        ref = shape.get("members", {}).get(name)
+        if ref is None:
+            raise Invalid(f"{operation.name} has no member {name}")
+        wire = ref.get("locationName", name)
+        match ref.get("location"):
+            case "uri":
+                labels[wire] = str(value)
+            case "querystring":
+                query += [(wire, _text(item)) for item in (value if isinstance(value, list) else [value])]
+            case "header":
+                headers[wire.lower()] = _text(value)
+            case _ if name == shape.get("payload"):
+                body = value if isinstance(value, bytes) else codec.dumps(value)
+            case _:
+                content[wire] = value
+    path = ""
+    for segment in operation.segments:
+        name = segment.strip("{+}")
+        if segment.startswith("{") and name not in labels:
+            raise Invalid(f"{operation.name} needs {name}")
+        path += "/" + (quote(labels[name], safe="-_.~") if segment.startswith("{") else segment)
+    if content or (operation.method in ("POST", "PUT", "PATCH") and not shape.get("payload")):
+        body = codec.dumps(content)
+        headers["content-type"] = "application/json"
+    return path or "/", query, headers, body
 
 
 def _text(value: object) -> str:

@@ -209,8 +209,10 @@ def write(
     headers = {"content-type": "application/json"}
     if plan.protocol == "json":
         headers["content-type"] = f"application/x-amz-json-{plan.json_version}"
-        value = shapes.write_json(operation.output)(result, "") if operation.output else None
-        return Response(200, headers, codec.dumps(value) if value is not None else b"")
+        if operation.output is None:
+            _must_be_empty(operation, result)
+            return Response(200, headers, b"")
+        return Response(200, headers, codec.dumps(shapes.write_json(operation.output)(result, operation.name)))
     if operation.output is None:
         _must_be_empty(operation, result)
         return Response(operation.status, headers, b"")

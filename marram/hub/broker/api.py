@@ -16,11 +16,8 @@ MAX_TOPIC_BYTES: Final = 256
 MAX_SLASHES: Final = 7
 
 
-def _topic(call: Call, params: Params) -> list[str]:
-    resource = arn.build("iot", call.region, call.account, f"topic/{params['topic']}")
-    if params.get("retain"):
-        call.extra["authorise"]("iot:RetainPublish", resource)  # type: ignore[operator]  # filled by the border
-    return [resource]
+def _topic(call: Call, params: Params) -> str:
+    return arn.build("iot", call.region, call.account, f"topic/{params['topic']}")
 
 
 @operation("iot-data", "Publish", resource=_topic)
@@ -32,6 +29,9 @@ async def publish(service: "Broker", call: Call, params: Params) -> Result:
     qos = params.get("qos", 0)
     if qos not in (0, 1):
         raise Invalid(f"qos must be 0 or 1, not {qos}")
+    if params.get("retain"):
+        # A second permission, beside iot:Publish.
+        call.extra["authorise"]("iot:RetainPublish", _topic(call, params))  # type: ignore[operator]  # filled by the border
     await service.publish(
         topic,
         payload,
