@@ -4,6 +4,7 @@ Unknown fields are kept: documents that are stored for others (shadows, recipes,
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias, cast
 
@@ -93,22 +94,12 @@ def _check_depth(text: str, limit: int) -> None:
     if text.count("[") + text.count("{") <= limit:
         return
     depth = 0
-    inside = escaped = False
-    for char in text:
-        if inside:
-            if escaped:
-                escaped = False
-            elif char == "\\":
-                escaped = True
-            elif char == '"':
-                inside = False
-        elif char == '"':
-            inside = True
-        elif char in "[{":
+    for char in _NOT_BRACKETS.sub("", _STRINGS.sub("", text)):
+        if char in "[{":
             depth += 1
             if depth > limit:
                 raise Invalid(f"JSON nested deeper than {limit} levels", limit=limit)
-        elif char in "]}":
+        else:
             depth -= 1
 
 
@@ -127,5 +118,8 @@ def _constant(text: str) -> object:
     raise Invalid(f"{text} is not JSON")
 
 
+# A string that is not closed reaches to the end: else each of its quotes would be tried as a beginning, in quadratic time.
+_STRINGS: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
+_NOT_BRACKETS: Final = re.compile(r"[^][{}]+")
 _DECODER: Final = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)

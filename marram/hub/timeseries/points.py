@@ -20,6 +20,7 @@ MAX_DIMENSIONS: Final = 128
 MAX_FIELDS: Final = 1024
 MAX_NAME: Final = 256
 MAX_TEXT_BYTES: Final = 64 << 10
+MAX_POINT_CHARACTERS: Final = 256 << 10  # of all texts in a point
 MAX_TIME_MS: Final = 253_402_300_799_999  # the end of the year 9999
 _INT64: Final = 1 << 63
 
@@ -51,6 +52,11 @@ def check(point: Point) -> None:
     for name, value in point.fields.items():
         _check_name("field", name)
         check_field(name, value)
+    texts = (value for value in (*point.fields.values(), *point.dimensions.values()) if isinstance(value, str))
+    if sum(map(len, texts)) > MAX_POINT_CHARACTERS:
+        raise LimitExceeded(
+            f"the texts of a point are over {MAX_POINT_CHARACTERS} characters", limit=MAX_POINT_CHARACTERS
+        )
 
 
 def check_series(series: str) -> None:

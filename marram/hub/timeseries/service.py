@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol, TypeAlias, cast
+from typing import Final, Protocol, TypeAlias, TypedDict, cast
 
 from marram.core import codec
 from marram.core.codec import JsonValue
@@ -35,6 +35,9 @@ QUERY_S: Final = 30.0
 FLUSH_S: Final = 300.0
 MAX_ROWS: Final = 10_000
 BATCH_BYTES: Final = 4 << 20  # of one append to the journal, which takes 16 MB
+SPOOL_LINE: Final = (
+    50  # points a line: decoding them one by one costs twice as much, and 64 KB of text in each still fits
+)
 COMPACT_FILES: Final = 8  # so many files of one series and day become one
 COMPACT_POINTS: Final = 2_000_000  # larger files are left as they are
 DAY_MS: Final = 86_400_000
@@ -79,7 +82,7 @@ class Settings:
     query_memory: str = "512MB"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen: tens of thousands a query
 class Row:
     """One point of an answer; `offset` makes its key unique."""
 
@@ -95,6 +98,15 @@ class SeriesSummary:
     points: int
     first_ms: int
     last_ms: int
+
+
+class _Columns(TypedDict):
+    """The answer of work.query."""
+
+    t: list[int]
+    o: list[int]
+    dimensions: dict[str, list[str]]
+    fields: list[tuple[str, list[Field]]]
 
 
 class TimeSeries:
@@ -430,11 +442,7 @@ class TimeSeries:
             "limit": limit,
             "memory": self.settings.query_memory,
         }
-        found = await self._reader.call("query", params, QUERY_S)
-        return [
-            Row(time_ms=at, offset=offset, dimensions=dimensions, fields=fields)
-            for at, offset, dimensions, fields in cast(list[tuple[int, int, dict[str, str], dict[str, Field]]], found)
-        ]
+        return _rows(cast(_Columns, await self._reader.call("query", params, QUERY_S)))
 
     def series(self) -> list[SeriesSummary]:
         """All series with at least one point, by name."""
@@ -466,6 +474,19 @@ class TimeSeries:
         flushing = self._flushing
         _tail_points.set(self._tail.points + (flushing.points if flushing else 0))
         _tail_bytes.set(self._tail.bytes + (flushing.bytes if flushing else 0))
+
+
+def _rows(columns: _Columns) -> list[Row]:
+    dimensions, fields = list(columns["dimensions"].items()), columns["fields"]
+    return [
+        Row(
+            time_ms=at,
+            offset=offset,
+            dimensions={name: values[n] for name, values in dimensions if values[n] is not None},
+            fields={name: values[n] for name, values in fields if values[n] is not None},
+        )
+        for n, (at, offset) in enumerate(zip(columns["t"], columns["o"], strict=True))
+    ]
 
 
 def _key(row: Row) -> Key:
@@ -503,13 +524,14 @@ def _file(row: object) -> SeriesFile:
 
 
 def _spool(path: Path, batch: Tail) -> None:
-    """Hand the points to the worker: lines of `["series", offset, payload]`. Not synced: a crash makes the file garbage."""
+    """Hand the points to the worker: lines of `["series", [offsets], [payloads]]`. Not synced: a crash makes the file garbage."""
     with disk.errors_of(path), path.open("wb", buffering=1 << 20) as file:
-        name, quoted = "", b""
-        for series, (_, offset, payload) in batch.all():
-            if series != name:
-                name, quoted = series, codec.dumps(series)
-            file.write(b"[%b,%d,%b]\n" % (quoted, offset, payload))
+        for series in sorted(batch.series()):
+            entries, quoted = batch.of(series), codec.dumps(series)
+            for start in range(0, len(entries), SPOOL_LINE):
+                part = entries[start : start + SPOOL_LINE]
+                offsets = b",".join([b"%d" % entry[1] for entry in part])
+                file.write(b"[%b,[%b],[%b]]\n" % (quoted, offsets, b",".join([entry[2] for entry in part])))
 
 
 def _sweep(folder: Path, known: set[str]) -> None:

@@ -52,8 +52,3 @@ class Tail:
             if entry[0] >= to_ms:
                 return
             yield entry
-
-    def all(self) -> Iterator[tuple[str, Entry]]:
-        for series in sorted(self._by_series):
-            for entry in self.of(series):
-                yield series, entry

@@ -7,7 +7,7 @@ DuckDB tells names apart without regard to case, so a capital X is written ^x in
 
 import itertools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,7 +36,7 @@ Rows = list[tuple[int, int, bytes]]
 def flush(params: JsonObject) -> object:
     """Write the points of `source` into files in `folder`, named `<prefix>-<n>.parquet`, and make them durable.
 
-    source: lines of `["<series>", <offset>, <payload>]`, ordered by series. Returns a list of {file, series, from_ms,
+    source: lines of `["<series>", [offsets], [payloads]]`, ordered by series. Returns a list of {file, series, from_ms,
     to_ms, points, bytes}. Nothing refers to the files until the caller has committed their rows.
     """
     folder, prefix = Path(str(params["folder"])), str(params["prefix"])
@@ -45,10 +45,11 @@ def flush(params: JsonObject) -> object:
     with disk.errors_of(str(params["source"])), Path(str(params["source"])).open("rb") as source:
         for series, group in itertools.groupby(map(_line, source), key=lambda line: line[0]):
             days: dict[int, list[tuple[int, int, JsonObject]]] = {}
-            for _, offset, point in group:
-                time_ms = point["t"]
-                assert isinstance(time_ms, int)
-                days.setdefault(time_ms // DAY_MS, []).append((time_ms, offset, point))
+            for _, offsets, given in group:
+                for offset, point in zip(offsets, given, strict=True):
+                    time_ms = point["t"]
+                    assert isinstance(time_ms, int)
+                    days.setdefault(time_ms // DAY_MS, []).append((time_ms, offset, point))
             for _, rows in sorted(days.items()):
                 rows.sort(key=lambda row: row[:2])
                 name = f"{prefix}-{next(counter)}.parquet"
@@ -70,7 +71,11 @@ def compact(params: JsonObject) -> object:
 
 
 def query(params: JsonObject) -> object:
-    """Rows after the key `after`, before `to_ms`, of `files`: at most `limit` lists [t, o, {dimensions}, {fields}]."""
+    """Points after the key `after`, before `to_ms`, of `files`: at most `limit`, by column, because that is the smallest frame.
+
+    Returns {t: [...], o: [...], dimensions: {name: [...]}, fields: [[name, [...]], ...]}; null where a point has not that
+    field. A field that has had two types stands twice, and each point has one of them.
+    """
     import duckdb  # heavy; the flushing worker never needs it
 
     folder = Path(str(params["folder"]))
@@ -83,7 +88,7 @@ def query(params: JsonObject) -> object:
         columns = [row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {source}", [files]).fetchall()]  # noqa: S608
         wanted = {f"d:{_escape(name)}": value for name, value in where.items()}
         if not wanted.keys() <= set(columns):
-            return []
+            return _columns(["t", "o"], [])
         conditions = ["t < ?", "(t > ? OR (t = ? AND o > ?))", *(f"{_quoted(column)} = ?" for column in wanted)]
         found = connection.execute(
             f"SELECT * FROM {source} WHERE t >= ? AND {' AND '.join(conditions)} ORDER BY t, o LIMIT ?",  # noqa: S608
@@ -96,12 +101,11 @@ def query(params: JsonObject) -> object:
         raise Unavailable(
             "the query needs more memory than it may have; ask for a shorter time or a smaller limit"
         ) from exc
-    return _rows(columns, found)
+    return _columns(columns, found)
 
 
-def _line(line: bytes) -> tuple[str, int, JsonObject]:
-    series, offset, point = codec.loads(line)  # type: ignore[misc,str-unpack]  # written by service.py
-    return series, offset, point  # type: ignore[return-value]
+def _line(line: bytes) -> tuple[str, list[int], list[JsonObject]]:
+    return tuple(codec.loads(line, max_bytes=pool.MAX_FRAME))  # type: ignore[arg-type, return-value]  # written by service.py
 
 
 def _table(rows: list[tuple[int, int, JsonObject]]) -> pa.Table:
@@ -167,21 +171,19 @@ def _read(path: Path) -> pa.Table:
         raise Corrupt(f"a time-series file cannot be read: {path}: {exc}") from exc
 
 
-def _rows(columns: list[str], found: Iterable[tuple[Any, ...]]) -> list[object]:
-    dimensions = [(index, _unescape(name[2:])) for index, name in enumerate(columns) if name.startswith("d:")]
-    fields = [
-        (index, _unescape(name[2:])) for index, name in enumerate(columns) if name[:2] in {"i:", "r:", "s:", "b:"}
-    ]
-    at, offset = columns.index("t"), columns.index("o")
-    return [
-        [
-            row[at],
-            row[offset],
-            {name: value for index, name in dimensions if (value := row[index]) is not None},
-            {name: value for index, name in fields if (value := row[index]) is not None},
-        ]
-        for row in found
-    ]
+def _columns(names: list[str], found: list[tuple[Any, ...]]) -> dict[str, object]:
+    by_name: dict[str, list[Any]] = {
+        name: list(values)
+        for name, values in zip(names, zip(*found, strict=True) if found else [()] * len(names), strict=True)
+    }
+    return {
+        "t": by_name["t"],
+        "o": by_name["o"],
+        "dimensions": {_unescape(name[2:]): values for name, values in by_name.items() if name.startswith("d:")},
+        "fields": [
+            [_unescape(name[2:]), values] for name, values in by_name.items() if name[:2] in {"i:", "r:", "s:", "b:"}
+        ],
+    }
 
 
 _connections: dict[str, Any] = {}

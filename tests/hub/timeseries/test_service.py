@@ -240,6 +240,7 @@ async def test_series_are_listed_with_their_range(opened: Opened, tmp_path: Path
         pytest.param(Point("a", T0, {"a": 2**63}, {}), Invalid, id="over 64 bits"),
         pytest.param(Point("a", T0, {"a": None}, {}), Invalid, id="null"),  # type: ignore[dict-item]
         pytest.param(Point("a", T0, {"a": "x" * 70_000}, {}), LimitExceeded, id="long text"),
+        pytest.param(Point("a", T0, {str(n): "x" * 60_000 for n in range(5)}, {}), LimitExceeded, id="many long texts"),
         pytest.param(Point("a", T0, {"a": 1}, {"d": 1}), Invalid, id="dimension not text"),  # type: ignore[dict-item]
         pytest.param(Point("a", T0, {"": 1}, {}), Invalid, id="field without a name"),
         pytest.param(Point("a", T0, {str(n): n for n in range(2000)}, {}), LimitExceeded, id="many fields"),
