@@ -181,11 +181,12 @@ def python(name: str, *arguments: str) -> list[str]:
     return [sys.executable, str(Path(__file__).with_name("work") / f"{name}.py"), *arguments]
 
 
-def faulty_env(root: Path, shadow: Path, fault: str) -> dict[str, str]:
+def faulty_env(root: Path, shadow: Path, fault: str, *, path: str = "") -> dict[str, str]:
     """The environment of a program whose disk below `root` has a fault: `kind:errno:n[:sticky]`, see tools/crashfs.c.
 
-    `data:ENOSPC:5:sticky` is a disk that is full from the fifth write on, `sync:EIO:2` an fsync that fails once. shadow: an
-    empty folder; `images.build(root, shadow, ..., "drop")` then gives what is really on the disk.
+    `data:ENOSPC:5:sticky` is a disk that is full from the fifth write on, `sync:EIO:2` an fsync that fails once. path: only
+    on files whose path contains it. shadow: an empty folder; `images.build(root, shadow, ..., "drop")` then gives what is
+    really on the disk.
     """
     shadow.mkdir(exist_ok=True)
     return {
@@ -194,6 +195,7 @@ def faulty_env(root: Path, shadow: Path, fault: str) -> dict[str, str]:
         "CRASHFS_ROOT": str(root),
         "CRASHFS_SHADOW": str(shadow),
         "CRASHFS_ERR": fault,
+        "CRASHFS_ERR_PATH": path,
     }
 
 

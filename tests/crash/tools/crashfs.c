@@ -20,6 +20,7 @@
  *   CRASHFS_ERR=kind:errno:n[:sticky]   the n-th op of that kind fails; kind is an op name, "data" (any write), "sync" (fsync or
  *                             fdatasync) or "any"; errno ENOSPC, EIO, EDQUOT, EROFS, EINTR or SHORT (half is written);
  *                             sticky: so do all later ones
+ *   CRASHFS_ERR_PATH=text     only ops on paths that contain this text fail
  *   CRASHFS_REALSYNC=1        pass fsync on to the kernel (by default it is only noted: the model needs no real disk)
  *   CRASHFS_MODEL=ext4        fsync of a file also keeps its name and those above it, as ext4 does and POSIX does not promise
  *
@@ -66,7 +67,7 @@ static char root[PATH_MAX], shadow[PATH_MAX], pause_dir[PATH_MAX];
 static size_t root_length;
 static int on, pausing, kill_group, no_sync, ext4_model, sticky;
 static long kill_at, fail_at, fail_errno; /* fail_errno -1: a short write */
-static char fail_kind[32];
+static char fail_kind[32], fail_path[256];
 static signed char inside[FDS]; /* per descriptor: 0 unknown, 1 below root, -1 not */
 static char bad[BAD][64];       /* keys of the files whose fsync was made to fail */
 static int bad_count;
@@ -312,6 +313,7 @@ __attribute__((constructor)) static void start(void) {
                          : !strcmp(name, "SHORT")  ? -1
                                                    : EIO;
         sticky = !strcmp(rest, "sticky");
+        if ((value = setting("CRASHFS_ERR_PATH"))) FMT(fail_path, "%s", value);
     }
     FMT(path, "%s/ino", shadow), mkdir(path, 0700);
     FMT(path, "%s/dir", shadow), mkdir(path, 0700);
@@ -358,7 +360,7 @@ static enum answer op(const char *kind, const char *path, int is_data) {
         int is_sync = !strcmp(kind, "fsync") || !strcmp(kind, "fdatasync");
         int match = !strcmp(fail_kind, "any") || !strcmp(fail_kind, kind) || (!strcmp(fail_kind, "data") && is_data) ||
                     (!strcmp(fail_kind, "sync") && is_sync);
-        if (match) {
+        if (match && strstr(path, fail_path)) {
             long count = __sync_add_and_fetch(&shared->matched, 1);
             if (count == fail_at || (sticky && count >= fail_at)) {
                 if (fail_errno < 0) return is_data ? HALF : GO;
