@@ -16,10 +16,12 @@ from marram.kit.clock import Clock
 from marram.kit.db import Db, Migrations
 from marram.ml.compilation.service import Compilation
 from marram.ml.datasets.service import Datasets
+from marram.ml.feedback.service import Feedback
+from marram.ml.labelling.service import Labelling
 from marram.ml.models.service import Models
 from marram.ml.training.service import Training
 
-SLICES: Final = ("datasets", "training", "compilation", "models")
+SLICES: Final = ("datasets", "training", "compilation", "models", "feedback", "labelling")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +50,16 @@ def build(
     training = Training(db, objects, datasets, folder / "jobs", clock, account=account, region=region)
     compilation = Compilation(db, objects, datasets, training, folder / "jobs")
     models = Models(db, objects, datasets, training, compilation, greengrass.components, sign=pki.sign)
+    labelling = Labelling(db, objects, clock, account=account, region=region)
     return Learner(
-        services={"datasets": datasets, "training": training, "compilation": compilation, "models": models},
-        runners=[("training", training.run), ("compilation", compilation.run)],
+        services={
+            "datasets": datasets,
+            "training": training,
+            "compilation": compilation,
+            "models": models,
+            "feedback": Feedback(db, objects),
+            "labelling": labelling,
+        },
+        runners=[("training", training.run), ("compilation", compilation.run), ("labelling", labelling.recover)],
         closers=[compilation.close],
     )
