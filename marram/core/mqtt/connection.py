@@ -282,7 +282,7 @@ def receive_all(connection: ServerConnection, data: bytes, now_ms: int = 0) -> l
     return sink.packets
 
 
-Pending: TypeAlias = "Publish | Subscribe | Unsubscribe"
+Pending: TypeAlias = Publish | Subscribe | Unsubscribe
 
 
 class ClientConnection:

@@ -81,8 +81,8 @@ SUBACK_FAILURE: Final = 0x80
 
 MAX_REMAINING: Final = 268_435_455
 
-PropertyValue: TypeAlias = "int | str | bytes | list[int] | list[tuple[str, str]]"
-Properties: TypeAlias = "dict[str, PropertyValue]"
+PropertyValue: TypeAlias = int | str | bytes | list[int] | list[tuple[str, str]]
+Properties: TypeAlias = dict[str, PropertyValue]
 
 
 class ProtocolError(Invalid):
@@ -198,7 +198,9 @@ class Disconnect:
     properties: Properties = field(default_factory=dict)
 
 
-Packet: TypeAlias = "Connect | Connack | Publish | Puback | Subscribe | Suback | Unsubscribe | Unsuback | Pingreq | Pingresp | Disconnect"
+Packet: TypeAlias = (
+    Connect | Connack | Publish | Puback | Subscribe | Suback | Unsubscribe | Unsuback | Pingreq | Pingresp | Disconnect
+)
 
 
 class Reader:
