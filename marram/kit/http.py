@@ -202,6 +202,8 @@ async def _exchange(
     secure = parts.scheme == "https"
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise Invalid(f"{_shown(url)} is not an http or https URL")
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    head_bytes, chunked = _request_head(method, parts.netloc, target, headers, body)
     if secure and tls is None:
         tls = ssl.create_default_context()
     try:
@@ -219,7 +221,7 @@ async def _exchange(
     except (OSError, ssl.SSLError) as error:
         raise Unavailable(f"{parts.netloc} cannot be reached: {error}") from error
     try:
-        await _send(writer, method, parts.netloc, parts.path or "/", parts.query, headers, body, meter)
+        await _send(writer, head_bytes, body, chunked, meter)
         head = await _receive_head(reader, method, meter)
         yield head, _pieces(reader, head.length, meter)
     except asyncio.IncompleteReadError as error:
@@ -232,16 +234,10 @@ async def _exchange(
         writer.transport.abort()
 
 
-async def _send(
-    writer: asyncio.StreamWriter,
-    method: str,
-    host: str,
-    path: str,
-    query: str,
-    headers: Mapping[str, str],
-    body: "bytes | AsyncIterator[bytes]",
-    meter: Meter,
-) -> None:
+def _request_head(
+    method: str, host: str, target: str, headers: Mapping[str, str], body: "bytes | AsyncIterator[bytes]"
+) -> tuple[bytes, bool]:
+    """The head, and whether the body is to be chunked."""
     lowered = {name.lower(): value for name, value in headers.items()}
     lowered.setdefault("host", host.rpartition("@")[2])
     lowered["connection"] = "close"
@@ -253,9 +249,13 @@ async def _send(
     for name, value in lowered.items():
         if any(char in value or char in name for char in "\r\n\0"):
             raise Invalid(f"the header {name!r} has a line break")
-    target = f"{path}?{query}" if query else path
     lines = [f"{method} {target} HTTP/1.1\r\n", *(f"{name}: {value}\r\n" for name, value in lowered.items()), "\r\n"]
-    head = "".join(lines).encode("latin-1")
+    return "".join(lines).encode("latin-1"), chunked
+
+
+async def _send(
+    writer: asyncio.StreamWriter, head: bytes, body: "bytes | AsyncIterator[bytes]", chunked: bool, meter: Meter
+) -> None:
     if isinstance(body, bytes):
         writer.write(head + body)
         meter(len(head) + len(body), 0)
