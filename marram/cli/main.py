@@ -142,4 +142,7 @@ def _report(error: MarramError, *, as_json: bool) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # `python -m marram.cli.main`: the commands register with the imported module, not with `__main__`.
+    from marram.cli.main import main as registered
+
+    sys.exit(registered())
