@@ -69,7 +69,7 @@ async def request(
                     size += len(piece)
                     if size > max_bytes:
                         raise LimitExceeded(
-                            f"{url}: the answer is over the limit of {max_bytes} bytes", limit=max_bytes
+                            f"{_shown(url)}: the answer is over the limit of {max_bytes} bytes", limit=max_bytes
                         )
                     out.append(piece)
                 return Response(head.status, head.headers, b"".join(out))
