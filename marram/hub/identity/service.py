@@ -35,6 +35,7 @@ from marram.hub.identity.store import Certificate as Certificate
 from marram.hub.identity.store import Policy as Policy
 from marram.hub.identity.store import PolicyVersion
 from marram.hub.listing import Paging
+from marram.kit import clock as clocks
 from marram.kit.clock import Clock, Entropy
 from marram.kit.db import Db, Tx
 from marram.kit.log import logger
@@ -152,8 +153,8 @@ class Things(Protocol):
         """The group and its parents, from memory."""
         ...
 
-    def enrol(self, tx: Tx, thing: str) -> None:
-        """Make the thing when it does not exist."""
+    def enrol(self, tx: Tx, thing: str, thing_id: str) -> None:
+        """Make the thing, with this id, when it does not exist."""
         ...
 
 
@@ -176,7 +177,7 @@ class _NoThings:
     def lineage(self, group: str) -> tuple[str, ...]:
         return (group,)
 
-    def enrol(self, tx: Tx, thing: str) -> None:
+    def enrol(self, tx: Tx, thing: str, thing_id: str) -> None:
         return None
 
 
@@ -643,13 +644,14 @@ class Identity:
         digest = _digest(_secret_of(token))
         self._db.read_now(lambda tx: self._check_token(tx, digest, thing))  # before any key is made
         issued = self.pki.issue_device(csr_pem, name=thing)
+        thing_id = clocks.uuid4(self._entropy)
         listener = self.pki.issue_local_server(issued.pem, [*([thing] if pki.HOST.fullmatch(thing) else []), *names])
 
         def work(tx: Tx) -> str:
             policy = self._check_token(tx, digest, thing)
             store.use_token(tx, digest)
             certificate_id = self.add_certificate(tx, issued.der, active=True)
-            self._things.enrol(tx, thing)
+            self._things.enrol(tx, thing, thing_id)
             self.attach_thing(tx, thing, certificate_id)
             if not policy:
                 policy = CORE_POLICY

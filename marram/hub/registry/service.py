@@ -159,11 +159,10 @@ class Registry:
     def exists(self, tx: Tx, name: str) -> bool:
         return store.thing_exists(tx, name)
 
-    def enrol(self, tx: Tx, thing: str) -> None:
+    def enrol(self, tx: Tx, thing: str, thing_id: str) -> None:
         """Identity's port: make the thing when it does not exist."""
         if not store.thing_exists(tx, thing):
-            # An id from the transaction's own source: this function may run twice.
-            self._save(tx, Thing(name=thing, id=tx.new_id("thing"), created_ms=tx.now_ms))
+            self._save(tx, Thing(name=thing, id=thing_id, created_ms=tx.now_ms))
 
     # things and certificates
 
