@@ -17,7 +17,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 from marram.core import codec, errors
 from marram.core.codec import JsonObject, JsonValue
@@ -241,7 +241,8 @@ def _apply_limits() -> None:
     raw = os.environ.get(LIMITS_VARIABLE)
     if raw is None:
         return
-    address, cpu, files, nice = codec.loads(raw)  # type: ignore[misc,str-unpack]  # four numbers, written by Worker
+    # Four numbers or nulls, written by Worker.
+    address, cpu, files, nice = cast("list[int | None]", codec.loads(raw))
     for which, value in ((resource.RLIMIT_AS, address), (resource.RLIMIT_CPU, cpu), (resource.RLIMIT_NOFILE, files)):
         if isinstance(value, int):
             hard = resource.getrlimit(which)[1]

@@ -47,7 +47,7 @@ def compile_rule(name: str, body: Mapping[str, Any], check_role: Callable[[str],
         raise SqlError(exc.message, statement.filter_place) from exc
     if topics.parse_share(statement.topic_filter) is not None:
         raise SqlError("a shared subscription cannot stand in FROM", statement.filter_place)
-    given = body.get("actions") or []
+    given: list[Mapping[str, Any]] = body.get("actions") or []
     if len(given) > MAX_ACTIONS:
         raise Invalid(f"a rule has at most {MAX_ACTIONS} actions, not {len(given)}")
     error = body.get("errorAction")

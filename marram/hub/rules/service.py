@@ -94,8 +94,8 @@ class _Task:
     hops: int
     error: str | None = None
     unavailable: bool = False
-    publishes: list[tuple[Origin, str, bytes, int]] = field(default_factory=list)
-    points: list[tuple[Origin | None, Point]] = field(default_factory=list)
+    publishes: list[tuple[Origin, str, bytes, int]] = field(default_factory=list[tuple[Origin, str, bytes, int]])
+    points: list[tuple[Origin | None, Point]] = field(default_factory=list[tuple[Origin | None, Point]])
 
 
 class _Out:
@@ -525,6 +525,8 @@ class Rules:
                     match codec.loads_object(record.meta).get("o"):
                         case [str() as source, int() as position, int() as index] if position >= self._position:
                             self._done.add((source, position, index))
+                        case _:
+                            pass
             at = found[-1][0] + 1
         self._done_until = at
 

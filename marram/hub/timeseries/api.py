@@ -1,5 +1,7 @@
 """Own operations on series: Write, Query, ListSeries, Flush. Times are Unix milliseconds."""
 
+from typing import cast
+
 from marram.core import arn
 from marram.core.errors import Invalid
 from marram.hub.slice import Call, Params, Result, anything, operation
@@ -76,4 +78,4 @@ async def flush(service: TimeSeries, call: Call, params: Params) -> Result:
 def _fields(given: object) -> dict[str, float | int | str | bool]:
     if not isinstance(given, dict):
         raise Invalid("the fields of a point must be an object")
-    return given  # each value is checked by the service
+    return cast("dict[str, float | int | str | bool]", given)  # each value is checked by the service

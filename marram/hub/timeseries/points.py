@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 from marram.core import codec
 from marram.core.errors import Corrupt, Invalid, LimitExceeded
@@ -38,13 +38,15 @@ class Point:
 def check(point: Point) -> None:
     """Raises Invalid or LimitExceeded naming what is wrong."""
     check_series(point.series)
-    if not isinstance(point.time_ms, int) or isinstance(point.time_ms, bool) or not 0 <= point.time_ms <= MAX_TIME_MS:
-        raise Invalid(f"the time of a point is Unix milliseconds from 0 to {MAX_TIME_MS}, not {point.time_ms!r}")
+    time_ms = cast(object, point.time_ms)  # what a caller gives comes from JSON: its type is checked here
+    if not isinstance(time_ms, int) or isinstance(time_ms, bool) or not 0 <= time_ms <= MAX_TIME_MS:
+        raise Invalid(f"the time of a point is Unix milliseconds from 0 to {MAX_TIME_MS}, not {time_ms!r}")
     if not point.fields:
         raise Invalid(f"a point of {point.series} has no field")
     if len(point.fields) > MAX_FIELDS or len(point.dimensions) > MAX_DIMENSIONS:
         raise LimitExceeded(f"a point has at most {MAX_FIELDS} fields and {MAX_DIMENSIONS} dimensions")
-    for name, text in point.dimensions.items():
+    dimensions = cast("Mapping[str, object]", point.dimensions)
+    for name, text in dimensions.items():
         _check_name("dimension", name)
         if not isinstance(text, str):
             raise Invalid(f"the dimension {name!r} must be a string, not {codec.kind(text)}")

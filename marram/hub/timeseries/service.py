@@ -105,8 +105,8 @@ class _Columns(TypedDict):
 
     t: list[int]
     o: list[int]
-    dimensions: dict[str, list[str]]
-    fields: list[tuple[str, list[Field]]]
+    dimensions: dict[str, list[str | None]]
+    fields: "list[tuple[str, list[Field | None]]]"
 
 
 class TimeSeries:
@@ -371,7 +371,8 @@ class TimeSeries:
                     by_day.setdefault(file.from_ms // DAY_MS, []).append(file)
             for small in by_day.values():
                 if len(small) >= COMPACT_FILES:
-                    taken, count = [], 0
+                    taken: list[SeriesFile] = []
+                    count = 0
                     for file in sorted(small, key=lambda file: file.points):
                         if count + file.points <= COMPACT_POINTS:
                             taken.append(file)
@@ -482,8 +483,8 @@ def _rows(columns: _Columns) -> list[Row]:
         Row(
             time_ms=at,
             offset=offset,
-            dimensions={name: values[n] for name, values in dimensions if values[n] is not None},
-            fields={name: values[n] for name, values in fields if values[n] is not None},
+            dimensions={name: value for name, values in dimensions if (value := values[n]) is not None},
+            fields={name: field for name, values in fields if (field := values[n]) is not None},
         )
         for n, (at, offset) in enumerate(zip(columns["t"], columns["o"], strict=True))
     ]

@@ -5,6 +5,9 @@ A file holds points of one series and one UTC day, in order of (time, offset). C
 DuckDB tells names apart without regard to case, so a capital X is written ^x in a column's name.
 """
 
+# pyright: basic
+# ...because pyarrow has no types: strict would report each of its names. mypy checks the rest strictly.
+
 import itertools
 import os
 from collections.abc import Mapping
@@ -143,7 +146,7 @@ def _write(folder: Path, name: str, series: str, table: pa.Table) -> dict[str, o
                 table,
                 file,
                 compression="zstd",
-                use_dictionary=texts,
+                use_dictionary=texts,  # pyright: ignore[reportArgumentType]  # a list of columns is documented
                 column_encoding={"t": "DELTA_BINARY_PACKED", "o": "DELTA_BINARY_PACKED"},
                 row_group_size=128 << 10,
             )
@@ -164,7 +167,7 @@ def _write(folder: Path, name: str, series: str, table: pa.Table) -> dict[str, o
 
 def _read(path: Path) -> pa.Table:
     try:
-        return pq.read_table(path, partitioning=None)
+        return pq.read_table(path, partitioning=None)  # pyright: ignore[reportArgumentType]  # None: no folders
     except FileNotFoundError as exc:
         raise NotFound(f"no such file: {path}") from exc
     except (pa.ArrowInvalid, OSError) as exc:
