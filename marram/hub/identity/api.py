@@ -294,7 +294,8 @@ async def test_authorization(service: Identity, call: Call, params: Params) -> R
     if params.get("cognitoIdentityPoolId"):
         raise Unsupported("TestAuthorization: Cognito identities are not supported")
     principal = params.get("principal")
-    add, skip = params.get("policyNamesToAdd") or [], params.get("policyNamesToSkip") or []
+    add: list[str] = params.get("policyNamesToAdd") or []
+    skip: list[str] = params.get("policyNamesToSkip") or []
     if principal is None and not add:
         raise Invalid("TestAuthorization needs principal or policyNamesToAdd")
     certificate_id = service.certificate_of(principal) if principal is not None else None

@@ -86,7 +86,7 @@ class Subject:
     policies: tuple[CompiledPolicy, ...] = ()
     thing: str | None = None
     client_id: str | None = None
-    attributes: Values = field(default_factory=dict, hash=False)
+    attributes: Values = field(default_factory=dict[str, str], hash=False)
     epoch: int = 0
     program: Program = field(init=False, repr=False, compare=False)
 
@@ -134,7 +134,7 @@ class ThingFacts:
     """What policies may ask about a thing. groups: all it is in, with their parents."""
 
     type_name: str | None = None
-    attributes: Mapping[str, str] = field(default_factory=dict)
+    attributes: Mapping[str, str] = field(default_factory=dict[str, str])
     groups: tuple[str, ...] = ()
 
 

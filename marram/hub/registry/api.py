@@ -47,7 +47,7 @@ def _member(call: Call, params: Params) -> list[str]:
 async def create_thing(service: Registry, call: Call, params: Params) -> Result:
     if params.get("billingGroupName"):
         raise Unsupported("CreateThing: billing groups are not supported")
-    payload = params.get("attributePayload") or {}
+    payload = _inner(params, "attributePayload") or {}
     made = await service.create_thing(
         params["thingName"],
         type_name=params.get("thingTypeName") or "",
@@ -64,13 +64,13 @@ async def describe_thing(service: Registry, call: Call, params: Params) -> Resul
 
 @operation("iot", "UpdateThing", resource=_thing)
 async def update_thing(service: Registry, call: Call, params: Params) -> Result:
-    payload = params.get("attributePayload")
+    payload = _inner(params, "attributePayload")
     await service.update_thing(
         params["thingName"],
         type_name=params.get("thingTypeName") or "",
         remove_type=bool(params.get("removeThingType")),
         attributes=None if payload is None else payload.get("attributes") or {},
-        merge=bool((payload or {}).get("merge")),
+        merge=bool(payload and payload.get("merge")),
         expected_version=params.get("expectedVersion"),
     )
     return {}
@@ -176,7 +176,7 @@ def _of_kind(objects: list[dict[str, str]], params: Params) -> list[dict[str, st
 
 @operation("iot", "CreateThingType", resource=_type)
 async def create_thing_type(service: Registry, call: Call, params: Params) -> Result:
-    properties = params.get("thingTypeProperties") or {}
+    properties = _inner(params, "thingTypeProperties") or {}
     if params.get("tags") or properties.get("mqtt5Configuration"):
         raise Unsupported("CreateThingType: tags and mqtt5Configuration are not supported")
     made = await service.create_type(
@@ -236,12 +236,12 @@ def _shown_type(service: Registry, kind: ThingType) -> dict[str, object]:
 async def create_thing_group(service: Registry, call: Call, params: Params) -> Result:
     if params.get("tags"):
         raise Unsupported("CreateThingGroup: tags are not supported")
-    properties = params.get("thingGroupProperties") or {}
+    properties = _inner(params, "thingGroupProperties") or {}
     made = await service.create_group(
         params["thingGroupName"],
         parent=params.get("parentGroupName") or "",
         description=properties.get("thingGroupDescription") or "",
-        attributes=(properties.get("attributePayload") or {}).get("attributes"),
+        attributes=(_inner(properties, "attributePayload") or {}).get("attributes"),
     )
     return {"thingGroupName": made.name, "thingGroupArn": service.group_arn(made.name), "thingGroupId": made.id}
 
@@ -265,13 +265,13 @@ async def describe_thing_group(service: Registry, call: Call, params: Params) ->
 
 @operation("iot", "UpdateThingGroup", resource=_group)
 async def update_thing_group(service: Registry, call: Call, params: Params) -> Result:
-    properties = params["thingGroupProperties"]
-    payload = properties.get("attributePayload")
+    properties = _inner(params, "thingGroupProperties") or {}
+    payload = _inner(properties, "attributePayload")
     version = await service.update_group(
         params["thingGroupName"],
         description=properties.get("thingGroupDescription"),
         attributes=None if payload is None else payload.get("attributes") or {},
-        merge=bool((payload or {}).get("merge")),
+        merge=bool(payload and payload.get("merge")),
         expected_version=params.get("expectedVersion"),
     )
     return {"version": version}
@@ -377,6 +377,12 @@ def _asked(service: Registry, name: str, params: Params) -> tuple[str, int]:
     """(last name of the page before, size of this one)."""
     last = service.pages.last(name, params.get("nextToken"))
     return last if isinstance(last, str) else "", int(params.get("maxResults") or PAGE)
+
+
+def _inner(params: Params, name: str) -> Params | None:
+    """A structure within the parameters."""
+    found: Params | None = params.get(name)
+    return found
 
 
 def _itself(name: str) -> JsonValue:

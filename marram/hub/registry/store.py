@@ -13,7 +13,7 @@ class Thing:
     name: str
     id: str
     type: str = ""
-    attributes: Mapping[str, str] = field(default_factory=dict)
+    attributes: Mapping[str, str] = field(default_factory=dict[str, str])
     version: int = 1
     created_ms: int = 0
 
@@ -34,7 +34,7 @@ class ThingGroup:
     id: str
     parent: str = ""
     description: str = ""
-    attributes: Mapping[str, str] = field(default_factory=dict)
+    attributes: Mapping[str, str] = field(default_factory=dict[str, str])
     version: int = 1
     created_ms: int = 0
 
