@@ -285,7 +285,8 @@ def signing_key(secret: str, date: str, region: str, service: str) -> bytes:
 
 
 def signature(key: bytes, amz_date: str, scope: str, canonical: str) -> str:
-    digest = hashlib.sha256(canonical.encode()).hexdigest()
+    # Header values are held as Latin-1, so that these are the bytes that were on the wire.
+    digest = hashlib.sha256(canonical.encode("latin-1")).hexdigest()
     return hmac.digest(key, f"{ALGORITHM}\n{amz_date}\n{scope}\n{digest}".encode(), "sha256").hex()
 
 

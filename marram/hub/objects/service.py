@@ -317,7 +317,12 @@ class Objects:
         self, upload: Upload, wanted: Sequence[tuple[int, str]], *, check: Check | None = None
     ) -> Stored:
         """wanted: (part number, ETag). The object appears whole or not at all. Raises Invalid (kinds part, part_order, part_size)."""
-        have = {part.number: part for part in await self._db.read(lambda tx: store.parts(tx, upload.id))}
+
+        def present(tx: Tx) -> dict[int, Part]:
+            _need_upload(tx, upload.id, upload.bucket, upload.key)
+            return {part.number: part for part in store.parts(tx, upload.id)}
+
+        have = await self._db.read(present)
         chosen = _chosen(have, wanted)
         made = await self._blobs.put(self._joined(chosen))
         if made.size != sum(part.size for part in chosen):
