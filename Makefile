@@ -37,7 +37,7 @@ test-full: setup
 check: setup
 	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ." >&2; exit 1; }
 	@$(BIN)/ruff check --quiet .
-	@$(BIN)/lint-imports --config tools/importlinter.ini
+	@PYTHONPATH=tools $(BIN)/lint-imports --config tools/importlinter.ini
 	@$(BIN)/mypy
 	@$(BIN)/pyright
 
