@@ -20,8 +20,10 @@ from boto3.s3.transfer import TransferConfig
 from botocore.client import Config
 from botocore.exceptions import ClientError
 
+from marram.cli import client
+from marram.cli.main import HubNotReachable
 from marram.core import sigv4
-from marram.core.errors import AlreadyExists, NotFound
+from marram.core.errors import AlreadyExists, Denied, Invalid, NotFound, Unsupported
 from marram.hub.border.chain import Api
 from marram.hub.border.https import HttpDoor
 from marram.hub.bus import Bus
@@ -36,6 +38,7 @@ from marram.kit import http, metrics
 from marram.kit.blobs import Blobs
 from marram.kit.clock import SystemClock, SystemEntropy
 from marram.kit.db import Db, Migrations
+from marram.serve.folder import NoHub
 
 REGION = "local-1"
 ACCOUNT = "000000000001"
@@ -61,8 +64,8 @@ class Hub:
         return self
 
     def stop(self) -> None:
-        for client in self._clients:
-            client.close()
+        for made in self._clients:
+            made.close()
         assert self._stop is not None
         self.loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(20)
@@ -418,6 +421,7 @@ def test_what_is_not_honoured_is_refused_by_name(s3: Any) -> None:
     )
     assert (code, status) == ("NotImplementedException", 501)
     assert "ServerSideEncryption" in message
+    assert error_of(lambda: s3.head_object(Bucket="data", Key="k", ExpectedBucketOwner="111122223333"))[1] == 403
     assert error_of(lambda: s3.get_bucket_acl(Bucket="data"))[:2] == ("NotImplementedException", 501)
     assert error_of(lambda: s3.put_object(Bucket="data", Key="k" * 1025, Body=b""))[0] == "KeyTooLongError"
 
@@ -442,3 +446,60 @@ def test_other_slices_use_objects_directly(hub: Hub) -> None:
         return await hub.objects.get("marram-artifacts", "k")
 
     assert hub.call(work) == b"bytes"
+
+
+def test_an_upload_of_unknown_length(s3: Any, tmp_path: Path) -> None:
+    body = os.urandom(3 << 20)
+
+    class Pipe:
+        def __init__(self) -> None:
+            self.at = 0
+
+        def read(self, size: int = -1) -> bytes:
+            piece = body[self.at : self.at + size] if size >= 0 else body[self.at :]
+            self.at += len(piece)
+            return piece
+
+    s3.upload_fileobj(Pipe(), "data", "piped")
+    assert s3.get_object(Bucket="data", Key="piped")["Body"].read() == body
+
+
+def test_a_bucket_in_the_host_name(hub: Hub, s3: Any) -> None:
+    s3.put_object(Bucket="data", Key="virtual/k", Body=b"found")
+    headers = sigv4.sign(
+        sigv4.Credentials(hub.key, hub.secret), method="GET", path="/virtual/k", query=[], body=b"",
+        headers={"host": f"data.localhost:{hub.port}"}, region=REGION, service="s3", now_ms=SystemClock().wall_ms(),
+    )  # fmt: skip
+    assert fetch(f"{hub.endpoint}/virtual/k", headers=headers)[::2] == (200, b"found")
+
+
+def test_a_body_swapped_for_another_is_refused(hub: Hub, s3: Any) -> None:
+    headers = sigv4.sign(
+        sigv4.Credentials(hub.key, hub.secret), method="PUT", path="/data/swapped", query=[], body=b"mine",
+        headers={"host": f"127.0.0.1:{hub.port}"}, region=REGION, service="s3", now_ms=SystemClock().wall_ms(),
+    )  # fmt: skip
+    assert fetch(f"{hub.endpoint}/data/swapped", headers=headers, data=b"evil", method="PUT")[0] == 400
+    assert error_of(lambda: s3.head_object(Bucket="data", Key="swapped"))[1] == 404
+
+
+def test_the_command_line_has_its_own_client(hub: Hub, tmp_path: Path) -> None:
+    mine = client.Api(hub.endpoint, REGION, sigv4.Credentials(hub.key, hub.secret))
+    mine.call("iot", "CreatePolicy", {"policyName": "cli+1", "policyDocument": ALL_ALLOWED})
+    assert "cli+1" in [item["policyName"] for item in mine.call("iot", "ListPolicies", {"pageSize": 250})["policies"]]
+    with pytest.raises(AlreadyExists):
+        mine.call("iot", "CreatePolicy", {"policyName": "cli+1", "policyDocument": ONLY_A_BUCKET})
+    with pytest.raises(NotFound):
+        mine.call("iot", "GetPolicy", {"policyName": "none"})
+    with pytest.raises(Invalid, match="pageSise"):
+        mine.call("iot", "ListPolicies", {"pageSise": 1})
+    with pytest.raises(Unsupported):
+        mine.call("sagemaker", "ListModels", {})
+    mine.put_object("data", "cli/ä", b"bytes")
+    mine.get_object("data", "cli/ä", tmp_path / "got")
+    assert (tmp_path / "got").read_bytes() == b"bytes"
+    with pytest.raises(Denied):
+        client.Api(hub.endpoint, REGION, sigv4.Credentials(hub.key, "wrong")).call("iot", "ListPolicies")
+    with pytest.raises(HubNotReachable):
+        client.Api("http://127.0.0.1:1", REGION, sigv4.Credentials("a", "b")).call("iot", "ListPolicies")
+    with pytest.raises(NoHub):
+        client.Api.from_data(tmp_path)

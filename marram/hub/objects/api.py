@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
-from marram.core.errors import Invalid, NotFound, Unsupported, VersionConflict
+from marram.core.errors import Denied, Invalid, NotFound, Unsupported, VersionConflict
 from marram.hub.objects.service import MAX_METADATA_BYTES, Listed, Objects
 from marram.hub.objects.store import Stored
 from marram.hub.slice import Call, Params, Result, anything, operation
@@ -23,7 +23,7 @@ _KEPT: Final = (
 _TRANSFER: Final = frozenset(
     {"Bucket", "Key", "Body", "ContentLength", "ContentMD5", "ChecksumAlgorithm", "ChecksumCRC32", "ChecksumCRC32C",
      "ChecksumCRC64NVME", "ChecksumSHA1", "ChecksumSHA256", "ChecksumType", "ChecksumMode", "ExpectedBucketOwner",
-     "ExpectedSourceBucketOwner", "RequestPayer", "MpuObjectSize"}
+     "ExpectedSourceBucketOwner", "RequestPayer"}
 )  # fmt: skip
 _HARMLESS: Final[Mapping[str, frozenset[object]]] = {
     "ACL": frozenset({"private"}),
@@ -43,8 +43,11 @@ def _object(call: Call, params: Params) -> str:
     return f"arn:aws:s3:::{params['Bucket']}/{params['Key']}"
 
 
-def _only(params: Params, *known: str) -> None:
-    """Raises Unsupported for a member that is neither known to the operation nor harmless."""
+def _only(call: Call, params: Params, *known: str) -> None:
+    """Raises Unsupported for a member that is neither known to the operation nor harmless, Denied for another owner."""
+    for name in ("ExpectedBucketOwner", "ExpectedSourceBucketOwner"):
+        if params.get(name) not in (None, call.account):
+            raise Denied(f"the bucket is owned by {call.account}, not by {name}")
     for name, value in params.items():
         if name in known or name in _TRANSFER:
             continue
@@ -55,7 +58,7 @@ def _only(params: Params, *known: str) -> None:
 
 @operation("s3", "CreateBucket", resource=_bucket)
 async def create_bucket(service: Objects, call: Call, params: Params) -> Result:
-    _only(params, "CreateBucketConfiguration")
+    _only(call, params, "CreateBucketConfiguration")
     where = params.get("CreateBucketConfiguration", {})
     if where.get("LocationConstraint") not in (None, call.region):
         raise Invalid(f"LocationConstraint must be {call.region}, the region of this hub")
@@ -67,25 +70,28 @@ async def create_bucket(service: Objects, call: Call, params: Params) -> Result:
 
 @operation("s3", "HeadBucket", resource=_bucket, action="s3:ListBucket")
 async def head_bucket(service: Objects, call: Call, params: Params) -> Result:
+    _only(call, params)
     await service.need_bucket(params["Bucket"])
     return {"BucketRegion": call.region}
 
 
 @operation("s3", "DeleteBucket", resource=_bucket)
 async def delete_bucket(service: Objects, call: Call, params: Params) -> Result:
+    _only(call, params)
     await service.delete_bucket(params["Bucket"])
     return {}
 
 
 @operation("s3", "GetBucketLocation", resource=_bucket)
 async def get_bucket_location(service: Objects, call: Call, params: Params) -> Result:
+    _only(call, params)
     await service.need_bucket(params["Bucket"])
     return {"LocationConstraint": call.region}
 
 
 @operation("s3", "ListBuckets", resource=anything, action="s3:ListAllMyBuckets")
 async def list_buckets(service: Objects, call: Call, params: Params) -> Result:
-    _only(params, "Prefix", "MaxBuckets", "BucketRegion", "ContinuationToken")
+    _only(call, params, "Prefix", "MaxBuckets", "BucketRegion", "ContinuationToken")
     after = service.pages.last("ListBuckets", params.get("ContinuationToken"))
     prefix, limit = params.get("Prefix", ""), params.get("MaxBuckets", 10_000)
     found = [item for item in await service.buckets() if item[0].startswith(prefix) and item[0] > str(after or "")]
@@ -102,7 +108,7 @@ async def list_buckets(service: Objects, call: Call, params: Params) -> Result:
 
 @operation("s3", "PutObject", resource=_object)
 async def put_object(service: Objects, call: Call, params: Params) -> Result:
-    _only(params, *_KEPT, "IfNoneMatch", "IfMatch")
+    _only(call, params, *_KEPT, "IfNoneMatch", "IfMatch")
     headers = _headers(params)
     checked = call.extra.get("body")
     source = params.get("Body", b"")
@@ -139,7 +145,7 @@ def _precondition(params: Params) -> Callable[[Stored | None], None] | None:
 
 @operation("s3", "GetObject", resource=_object)
 async def get_object(service: Objects, call: Call, params: Params) -> Result:
-    _only(params, "Range", *_CONDITIONS, *_OVERRIDES)
+    _only(call, params, "Range", *_CONDITIONS, *_OVERRIDES)
     stored = await service.stat(params["Bucket"], params["Key"])
     _check_conditions(params, stored)
     start, end, ranged = _range(params.get("Range"), stored)
@@ -151,7 +157,7 @@ async def get_object(service: Objects, call: Call, params: Params) -> Result:
 
 @operation("s3", "HeadObject", resource=_object, action="s3:GetObject")
 async def head_object(service: Objects, call: Call, params: Params) -> Result:
-    _only(params, "Range", *_CONDITIONS, *_OVERRIDES)
+    _only(call, params, "Range", *_CONDITIONS, *_OVERRIDES)
     stored = await service.stat(params["Bucket"], params["Key"])
     _check_conditions(params, stored)
     start, end, ranged = _range(params.get("Range"), stored)
@@ -278,7 +284,7 @@ def _may_read(call: Call, bucket: str, key: str) -> None:
 
 @operation("s3", "DeleteObject", resource=_object)
 async def delete_object(service: Objects, call: Call, params: Params) -> Result:
-    _only(params)
+    _only(call, params)
     await service.delete(params["Bucket"], [params["Key"]])
     return {}
 
@@ -293,7 +299,7 @@ async def delete_object(service: Objects, call: Call, params: Params) -> Result:
     ),
 )
 async def delete_objects(service: Objects, call: Call, params: Params) -> Result:
-    _only(params, "Delete")
+    _only(call, params, "Delete")
     wanted = params["Delete"]["Objects"]
     if len(wanted) > 1000:
         raise Invalid("at most 1,000 objects can be deleted at once", kind="malformed_xml")
@@ -307,7 +313,9 @@ async def delete_objects(service: Objects, call: Call, params: Params) -> Result
 
 @operation("s3", "ListObjectsV2", resource=_bucket, action="s3:ListBucket")
 async def list_objects_v2(service: Objects, call: Call, params: Params) -> Result:
-    _only(params, "Prefix", "Delimiter", "MaxKeys", "StartAfter", "ContinuationToken", "EncodingType", "FetchOwner")
+    _only(
+        call, params, "Prefix", "Delimiter", "MaxKeys", "StartAfter", "ContinuationToken", "EncodingType", "FetchOwner"
+    )
     limit = min(params.get("MaxKeys", _MAX_PAGE), _MAX_PAGE)
     binding = f"ListObjectsV2 {params['Bucket']} {params.get('Prefix', '')} {params.get('Delimiter', '')}"
     after = service.pages.last(binding, params.get("ContinuationToken"))
@@ -333,7 +341,7 @@ async def list_objects_v2(service: Objects, call: Call, params: Params) -> Resul
 
 @operation("s3", "ListObjects", resource=_bucket, action="s3:ListBucket")
 async def list_objects(service: Objects, call: Call, params: Params) -> Result:
-    _only(params, "Prefix", "Delimiter", "MaxKeys", "Marker", "EncodingType")
+    _only(call, params, "Prefix", "Delimiter", "MaxKeys", "Marker", "EncodingType")
     limit = min(params.get("MaxKeys", _MAX_PAGE), _MAX_PAGE)
     found = await _list(service, params, params.get("Marker", ""), limit)
     encode = _encoder(params)
@@ -386,7 +394,7 @@ def _content(item: Stored, encode: Callable[[str], str]) -> dict[str, object]:
 
 @operation("s3", "CreateMultipartUpload", resource=_object, action="s3:PutObject")
 async def create_multipart_upload(service: Objects, call: Call, params: Params) -> Result:
-    _only(params, *_KEPT)
+    _only(call, params, *_KEPT)
     made = await service.create_upload(params["Bucket"], params["Key"], _headers(params))
     algorithm = {name: params[name] for name in ("ChecksumAlgorithm", "ChecksumType") if name in params}
     return {"Bucket": made.bucket, "Key": made.key, "UploadId": made.id, **algorithm}
@@ -394,7 +402,7 @@ async def create_multipart_upload(service: Objects, call: Call, params: Params) 
 
 @operation("s3", "UploadPart", resource=_object, action="s3:PutObject")
 async def upload_part(service: Objects, call: Call, params: Params) -> Result:
-    _only(params, "UploadId", "PartNumber")
+    _only(call, params, "UploadId", "PartNumber")
     upload = await service.upload(params["UploadId"], params["Bucket"], params["Key"])
     part = await service.put_part(upload, params["PartNumber"], params.get("Body", b""))
     checksums: Mapping[str, str] = getattr(call.extra.get("body"), "checksums", {})
@@ -405,7 +413,12 @@ async def upload_part(service: Objects, call: Call, params: Params) -> Result:
 
 @operation("s3", "CompleteMultipartUpload", resource=_object, action="s3:PutObject")
 async def complete_multipart_upload(service: Objects, call: Call, params: Params) -> Result:
-    _only(params, "UploadId", "MultipartUpload", "IfNoneMatch", "IfMatch")
+    _only(call, params, "UploadId", "MultipartUpload", "IfNoneMatch", "IfMatch")
+    for name in params:
+        if name.startswith("Checksum") and name != "ChecksumType":
+            raise Unsupported(
+                f"{name} of a whole multipart object is not supported here: each part is verified by its own"
+            )
     upload = await service.upload(params["UploadId"], params["Bucket"], params["Key"])
     wanted = [
         (_need(part, "PartNumber"), _need(part, "ETag")) for part in params.get("MultipartUpload", {}).get("Parts", ())
@@ -427,14 +440,14 @@ def _need(part: Mapping[str, Any], name: str) -> Any:
 
 @operation("s3", "AbortMultipartUpload", resource=_object)
 async def abort_multipart_upload(service: Objects, call: Call, params: Params) -> Result:
-    _only(params, "UploadId")
+    _only(call, params, "UploadId")
     await service.abort(await service.upload(params["UploadId"], params["Bucket"], params["Key"]))
     return {}
 
 
 @operation("s3", "ListParts", resource=_object, action="s3:ListMultipartUploadParts")
 async def list_parts(service: Objects, call: Call, params: Params) -> Result:
-    _only(params, "UploadId", "MaxParts", "PartNumberMarker")
+    _only(call, params, "UploadId", "MaxParts", "PartNumberMarker")
     upload = await service.upload(params["UploadId"], params["Bucket"], params["Key"])
     limit = max(1, min(params.get("MaxParts", _MAX_PAGE), _MAX_PAGE))
     marker = max(0, params.get("PartNumberMarker", 0))
@@ -458,7 +471,7 @@ async def list_parts(service: Objects, call: Call, params: Params) -> Result:
 
 @operation("s3", "ListMultipartUploads", resource=_bucket, action="s3:ListBucketMultipartUploads")
 async def list_multipart_uploads(service: Objects, call: Call, params: Params) -> Result:
-    _only(params, "MaxUploads", "EncodingType")
+    _only(call, params, "MaxUploads", "EncodingType")
     limit = max(1, min(params.get("MaxUploads", _MAX_PAGE), _MAX_PAGE))
     encode = _encoder(params)
     found = await service.uploads(params["Bucket"], limit)
