@@ -141,30 +141,27 @@ def decode_header(data: Buffer) -> Header:
     return Header(segment_id=segment_id, base=base, previous_end=previous_end, created_ms=created_ms)
 
 
-def encode_batch(records: Sequence[Record], *, segment_id: int, base: int, synced: int) -> bytes:
-    """One batch. Raises LimitExceeded when it is over MAX_BATCH_BYTES or a topic is over 65,535 bytes."""
-    parts: list[bytes] = []
-    pack = _RECORD.pack
+def encode_record(record: Record) -> bytes:
+    """Its part of a body. Raises LimitExceeded when the topic is over 65,535 bytes or another field out of its range."""
+    topic, meta, payload = record.topic, record.meta, record.payload
     try:
-        for r in records:
-            topic, meta, payload = r.topic, r.meta, r.payload
-            parts += (pack(r.kind, r.flags, len(topic), len(meta), len(payload), r.time_ms), topic, meta, payload)
+        head = _RECORD.pack(record.kind, record.flags, len(topic), len(meta), len(payload), record.time_ms)
     except struct.error as exc:
         raise LimitExceeded(f"a record does not fit the format: {exc}") from exc
-    body = b"".join(parts)
+    return head + topic + meta + payload
+
+
+def frame_batch(body: bytes, count: int, *, segment_id: int, base: int, synced: int) -> bytes:
+    """The batch of `count` records whose parts, joined, are `body`. Raises LimitExceeded over MAX_BATCH_BYTES."""
     if len(body) > MAX_BATCH_BYTES:
         raise LimitExceeded(f"a batch of {len(body)} bytes is over {MAX_BATCH_BYTES}", limit=MAX_BATCH_BYTES)
-    count = len(records)
     crc = _checksum(segment_id, len(body), count, base, synced, body)
     return _BATCH.pack(BATCH_MAGIC, len(body), crc, count, base, synced) + body
 
 
-def size(records: Sequence[Record]) -> int:
-    """Bytes that the records take in a body."""
-    total = RECORD_BYTES * len(records)
-    for r in records:
-        total += len(r.topic) + len(r.meta) + len(r.payload)
-    return total
+def encode_batch(records: Sequence[Record], *, segment_id: int, base: int, synced: int) -> bytes:
+    body = b"".join(map(encode_record, records))
+    return frame_batch(body, len(records), segment_id=segment_id, base=base, synced=synced)
 
 
 def batch_at(data: Buffer, position: int, segment_id: int) -> Batch | None:

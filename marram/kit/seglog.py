@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Final, Self, TypeAlias
+from typing import ClassVar, Final, Self
 
 from marram.core import segment
 from marram.core.errors import Corrupt, LimitExceeded, MarramError, Unavailable
@@ -74,13 +74,22 @@ class _Segment:
     whole: bool = True  # its header could be read
 
 
-_Group: TypeAlias = list[tuple[int, Sequence[Record], int]]  # (first offset, records, bytes), one for each append
+class _Chunk:
+    """Whole appends that become one batch: their records, and the same encoded."""
+
+    __slots__ = ("first", "nbytes", "parts", "records")
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self.records: list[Record] = []
+        self.parts: list[bytes] = []
+        self.nbytes = 0
 
 
 class Journal:
     """Open with `Journal.open`. `append` and the reads from any thread; `wait_synced` and callbacks on one loop."""
 
-    batch_body_bytes: ClassVar[int] = 256 << 10  # appends are put together up to here
+    batch_body_bytes: ClassVar[int] = 256 << 10  # appends are put together into one batch up to here
 
     def __init__(
         self,
@@ -114,7 +123,8 @@ class Journal:
         self._bytes = 0
         self._last_ms = 0
         self._lock = threading.Lock()  # guards what append, the thread and the loop share
-        self._pending: _Group = []
+        self._pending: list[_Chunk] = []
+        self._waiting = 0  # appends in it
         self._wake_at = 0  # so many pending appends wake the thread; 0 = it does not sleep
         self._wake = threading.Event()
         self._void: list[tuple[int, int]] = []
@@ -123,10 +133,11 @@ class Journal:
         self._trim_before = 0
         self._refusal: MarramError | None = None
         self._refused_until_ns = 0
-        self._space_checked_ns: int | None = None
+        self._space_checked_ns = 0
+        self._room = 0  # an append that would make more than this unsynced is looked at closely
         self._closing = False
         self._closed = False
-        self._tail: list[tuple[int, list[Record], int]] = []  # (first offset, records, bytes), one for each group
+        self._tail: list[_Chunk] = []
         self._tail_firsts: list[int] = []
         self._tail_bytes = 0
         self._tail_lock = threading.Lock()
@@ -135,6 +146,7 @@ class Journal:
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._flushers: list[tuple[int, threading.Event]] = []
         self._told = False  # a call of _notify is on its way
+        self._told_synced = 0
         self._synced_callbacks: list[Callable[[int], None]] = []
         self._void_callbacks: list[Callable[[int, int], None]] = []
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
@@ -149,7 +161,7 @@ class Journal:
         segment_bytes: int = 64 << 20,
         budget_bytes: int | None = None,
         reserve_share: float = RESERVE_SHARE,
-        ahead_bytes: int = 1 << 20,
+        ahead_bytes: int = 256 << 10,
         tail_bytes: int = 4 << 20,
     ) -> Self:
         """Open or create the journal in `folder`; cut off a torn tail; start the thread. Call from the loop's thread.
@@ -202,32 +214,35 @@ class Journal:
         Raises LimitExceeded over the byte budget or over 16 MB at once, Unavailable (DiskFull) when the disk is at its reserve
         or failed a moment ago.
         """
+        parts: list[bytes] = []
         nbytes = 0
         last_ms = self._last_ms
         for record in records:
-            if len(record.topic) > 65_535:
-                raise LimitExceeded("a topic is over 65,535 bytes", limit=65_535)
-            nbytes += segment.RECORD_BYTES + len(record.topic) + len(record.meta) + len(record.payload)
             if record.time_ms < last_ms:
                 record.time_ms = last_ms
-            else:
-                last_ms = record.time_ms
-        if nbytes > segment.MAX_BATCH_BYTES:
-            raise LimitExceeded(
-                f"{nbytes} bytes at once; the limit is {segment.MAX_BATCH_BYTES}", limit=segment.MAX_BATCH_BYTES
-            )
-        self._admit(nbytes)
+            last_ms = record.time_ms
+            part = _encode_record(record)
+            nbytes += len(part)
+            parts.append(part)
+        if self._refusal is not None or nbytes > self._room or self.unsynced_bytes + nbytes > self._room:
+            self._refuse(nbytes)
         wake = False
         with self._lock:
             if self._closing:
                 raise Unavailable("the journal is closed")
             first = self.end
-            if records:
+            if parts:
                 self._last_ms = last_ms
-                self.end = first + len(records)
+                self.end = first + len(parts)
                 self.unsynced_bytes += nbytes
-                self._pending.append((first, records, nbytes))
-                if 0 < self._wake_at <= len(self._pending):
+                if not self._pending or self._pending[-1].nbytes + nbytes > self.batch_body_bytes:
+                    self._pending.append(_Chunk(first))
+                chunk = self._pending[-1]
+                chunk.records.extend(records)
+                chunk.parts.extend(parts)
+                chunk.nbytes += nbytes
+                self._waiting += 1
+                if 0 < self._wake_at <= self._waiting:
                     self._wake_at = 0
                     wake = True
         if wake:
@@ -374,26 +389,36 @@ class Journal:
 
     # admission
 
-    def _admit(self, nbytes: int) -> None:
+    def _refuse(self, nbytes: int) -> None:
+        """Raise what stands against an append of so many bytes; nothing, when that has passed."""
+        if nbytes > segment.MAX_BATCH_BYTES:
+            limit = segment.MAX_BATCH_BYTES
+            raise LimitExceeded(f"{nbytes} bytes at once; the limit is {limit}", limit=limit)
         if self._bytes + self.unsynced_bytes + nbytes > self._budget_bytes:
             raise LimitExceeded(f"the journal is at its budget of {self._budget_bytes} bytes", limit=self._budget_bytes)
-        if self.unsynced_bytes + nbytes > MAX_UNSYNCED_BYTES:
-            raise Unavailable(f"{self.unsynced_bytes} bytes wait for the disk")
-        now_ns = self._clock.mono_ns()
         refusal = self._refusal
         if refusal is not None:
-            if now_ns < self._refused_until_ns:
+            if self._clock.mono_ns() < self._refused_until_ns:
                 raise type(refusal)(refusal.message)
             self._refusal = None
-        if self._space_checked_ns is None or now_ns - self._space_checked_ns >= SPACE_CHECK_NS:
-            self._space_checked_ns = now_ns
-            free, share = disk.free_share(self.folder)
-            if share < self._reserve_share:
-                self._refused_until_ns = now_ns + SPACE_CHECK_NS
-                self._refusal = disk.DiskFull(
-                    f"{free} bytes are free on the disk of {self.folder}: that is its reserve"
-                )
+            self._check_space()
+            if self._refusal is not None:
                 raise self._refusal
+        if self.unsynced_bytes + nbytes > MAX_UNSYNCED_BYTES:
+            raise Unavailable(f"{self.unsynced_bytes} bytes wait for the disk")
+
+    def _check_space(self) -> None:
+        """Is the disk at its reserve? At start, and then once a second by the thread that writes."""
+        self._space_checked_ns = self._clock.mono_ns()
+        free, share = disk.free_share(self.folder)
+        if share < self._reserve_share:
+            self._refused_until_ns = self._space_checked_ns + SPACE_CHECK_NS
+            self._refusal = disk.DiskFull(f"{free} bytes are free on the disk of {self.folder}: that is its reserve")
+
+    def _count(self, nbytes: int) -> None:
+        """So many more bytes are on the disk."""
+        self._bytes += nbytes
+        self._room = min(segment.MAX_BATCH_BYTES, self._budget_bytes - self._bytes)
 
     def _is_void(self, offset: int) -> bool:
         return any(first <= offset < end for first, end in self._void)
@@ -409,6 +434,7 @@ class Journal:
             self._gather(target, window_s)
             with self._lock:
                 group, self._pending = self._pending, []
+                appends, self._waiting = self._waiting, 0
                 before, self._trim_before = self._trim_before, 0
                 closing = self._closing
             began_ns = self._clock.mono_ns()
@@ -419,15 +445,19 @@ class Journal:
             if closing and not group:
                 self._finish()
                 return
+            ended_ns = self._clock.mono_ns()
             # Those who got their answer will be back: wait for as many as there were, but never longer than a sync takes.
-            target = len(group)
-            window_s = min(WINDOW_S, (self._clock.mono_ns() - began_ns) / 1e9) if target > 1 else 0.0
+            target = appends
+            window_s = min(WINDOW_S, (ended_ns - began_ns) / 1e9) if target > 1 else 0.0
+            if ended_ns - self._space_checked_ns >= SPACE_CHECK_NS:
+                with contextlib.suppress(MarramError):
+                    self._check_space()
 
     def _gather(self, target: int, window_s: float) -> None:
         """Sleep until there is something to do; with a window, a little longer, for company."""
         if window_s:
             with self._lock:
-                alone = len(self._pending) < target and not self._closing
+                alone = self._waiting < target and not self._closing
                 if alone:
                     self._wake.clear()
                     self._wake_at = target
@@ -443,9 +473,8 @@ class Journal:
         with self._lock:
             self._wake_at = 0
 
-    def _commit(self, group: _Group) -> None:
-        first = group[0][0]
-        end = group[-1][0] + len(group[-1][1])
+    def _commit(self, group: list[_Chunk]) -> None:
+        first, end = group[0].first, group[-1].first + len(group[-1].records)
         began_ns = self._clock.mono_ns()
         try:
             self._write(first, group)
@@ -454,44 +483,42 @@ class Journal:
         ) as exc:  # OSError; anything else is our mistake, and must not leave the others waiting for ever
             self._fail(exc)
             return
-        nbytes = sum(part[2] for part in group)
-        self._remember(group, nbytes + RECORD_OVERHEAD * (end - first))
+        self._remember(group)
         with self._lock:
-            self.unsynced_bytes -= nbytes
+            self.unsynced_bytes -= sum(chunk.nbytes for chunk in group)
             self.synced = end
         _records_total.inc(end - first)
         _sync_seconds.observe((self._clock.mono_ns() - began_ns) / 1e9)
         self._tell()
 
-    def _write(self, first: int, group: _Group) -> None:
+    def _write(self, first: int, group: list[_Chunk]) -> None:
         """Write and sync one group; then, and only then, move the segment's length. Raises OSError."""
         if self._active is None:
             self._start_segment(first)
         part = self._segments[-1]
-        pieces, starts = _encode(group, part.header.segment_id, self.synced, self.batch_body_bytes)
-        total = sum(map(len, pieces))
+        total = sum(segment.BATCH_BYTES + chunk.nbytes for chunk in group)
         if part.length + total > self._segment_bytes and part.length > segment.HEADER_BYTES:
             self._seal(part)
             self._start_segment(first)
             part = self._segments[-1]
-            pieces, starts = _encode(
-                group, part.header.segment_id, self.synced, self.batch_body_bytes
-            )  # checksums are seeded with the id
+        batches = [_frame(chunk, part.header.segment_id, self.synced) for chunk in group]
         assert self._active is not None
-        self._put(self._active, part, pieces[0] if len(pieces) == 1 else b"".join(pieces))
-        for offset, at in starts:
-            if not part.index or part.length + at - part.index[-1][1] >= INDEX_EVERY_BYTES:
-                part.index.append((offset, part.length + at))
-        part.length += total
-        self._bytes += total
+        self._put(self._active, part, batches[0] if len(batches) == 1 else b"".join(batches))
+        position = part.length
+        for chunk, batch in zip(group, batches, strict=True):
+            if not part.index or position - part.index[-1][1] >= INDEX_EVERY_BYTES:
+                part.index.append((chunk.first, position))
+            position += len(batch)
+        part.length = position
+        self._count(total)
         self._stated = self.synced
         _bytes_total.inc(total)
 
     def _put(self, handle: int, part: _Segment, data: bytes) -> None:
         position, length = part.length, len(data)
         ahead = 0
-        if self._ahead_bytes and position + length > self._ahead:
-            # One write makes the file longer, and the next many stay inside it.
+        if length * 4 < self._ahead_bytes and position + length > self._ahead:
+            # One write makes the file longer, and the next few stay inside it. A large one pays for itself.
             ahead = min(self._ahead_bytes, max(0, self._segment_bytes - position - length))
             data += bytes(ahead)
         failpoint("seglog.before_write")
@@ -534,7 +561,7 @@ class Journal:
             raise
         self._active = handle
         self._ahead = segment.HEADER_BYTES
-        self._bytes += segment.HEADER_BYTES
+        self._count(segment.HEADER_BYTES)
         self._sealed_end = None
         self._segments.append(_Segment(path, header, segment.HEADER_BYTES))
 
@@ -562,6 +589,7 @@ class Journal:
             if self._sealed_end is None:
                 self._sealed_end = self.synced
             self._pending.clear()
+            self._waiting = 0
             self._void.append(void)
             self._untold_void.append(void)
             self._void_error = error
@@ -598,7 +626,7 @@ class Journal:
             except OSError as exc:
                 log.warning("journal.trim_failed", path=str(part.path), error=str(exc))
                 break
-            self._bytes -= part.length
+            self._count(-part.length)
             count += 1
         if count:
             with self._lock:
@@ -610,16 +638,17 @@ class Journal:
 
     # memory of what was written last
 
-    def _remember(self, group: _Group, nbytes: int) -> None:
-        records = [record for _, part, _ in group for record in part]
+    def _remember(self, group: list[_Chunk]) -> None:
         with self._tail_lock:
-            self._tail.append((group[0][0], records, nbytes))
-            self._tail_firsts.append(group[0][0])
-            self._tail_bytes += nbytes
+            for chunk in group:
+                chunk.parts.clear()  # the records alone are kept
+                self._tail.append(chunk)
+                self._tail_firsts.append(chunk.first)
+                self._tail_bytes += _memory(chunk)
             if self._tail_bytes > 2 * self._tail_limit:
                 count = 0
                 while self._tail_bytes > self._tail_limit and count < len(self._tail):
-                    self._tail_bytes -= self._tail[count][2]
+                    self._tail_bytes -= _memory(self._tail[count])
                     count += 1
                 del self._tail[:count]
                 del self._tail_firsts[:count]
@@ -630,9 +659,10 @@ class Journal:
             at = bisect.bisect_right(self._tail_firsts, offset) - 1
             if at < 0:
                 return None
-            groups = self._tail[at : at + max_records]
+            chunks = self._tail[at : at + max_records]
         found: list[tuple[int, Record]] = []
-        for first, records, _ in groups:
+        for chunk in chunks:
+            first, records = chunk.first, chunk.records
             for number in range(max(0, offset - first), len(records)):
                 record = records[number]
                 max_bytes -= segment.RECORD_BYTES + len(record.topic) + len(record.meta) + len(record.payload)
@@ -747,10 +777,11 @@ class Journal:
         found = sorted(self.folder.glob("*.seg"))
         for path in found:
             self._segments.append(self._inspect(path))
-        self._bytes = sum(part.length for part in self._segments)
+        self._count(sum(part.length for part in self._segments))
         if self._segments:
             self._recover_last(self._segments[-1])
-        self.synced = self._stated = self.end
+        self._check_space()
+        self.synced = self._stated = self._told_synced = self.end
 
     def _inspect(self, path: Path) -> _Segment:
         with path.open("rb") as file:
@@ -796,7 +827,7 @@ class Journal:
             if batch.count:
                 self._last_ms = segment.decode_records(data, batch)[-1].time_ms
                 break
-        self._bytes += state.keep_bytes - part.length
+        self._count(state.keep_bytes - part.length)
         part.length = self._ahead = state.keep_bytes
         if state.whole and part.whole:
             self._active = handle
@@ -838,8 +869,10 @@ class Journal:
         for first, end in untold:
             for tell_void in self._void_callbacks:
                 _guarded(tell_void, first, end)
-        for tell in self._synced_callbacks:
-            _guarded(tell, synced)
+        if synced > self._told_synced:
+            self._told_synced = synced
+            for tell in self._synced_callbacks:
+                _guarded(tell, synced)
         for offset, future in ready:
             if future.done():
                 continue
@@ -849,26 +882,17 @@ class Journal:
                 future.set_result(None)
 
 
+_encode_record: Final = segment.encode_record
 _FILE_NAME: Final = re.compile(r"(\d{20})-([0-9a-f]{16})\.seg")
 
 
-def _encode(group: _Group, segment_id: int, synced: int, limit: int) -> tuple[list[bytes], list[tuple[int, int]]]:
-    """The group as batches of about `limit` bytes, and for each (offset, bytes before it). An append is never divided."""
-    pieces: list[bytes] = []
-    starts: list[tuple[int, int]] = []
-    records: list[Record] = []
-    base, body, total = group[0][0], 0, 0
-    for first, part, nbytes in group:
-        if records and body + nbytes > limit:
-            pieces.append(segment.encode_batch(records, segment_id=segment_id, base=base, synced=synced))
-            starts.append((base, total))
-            total += len(pieces[-1])
-            records, base, body = [], first, 0
-        records.extend(part)
-        body += nbytes
-    pieces.append(segment.encode_batch(records, segment_id=segment_id, base=base, synced=synced))
-    starts.append((base, total))
-    return pieces, starts
+def _frame(chunk: _Chunk, segment_id: int, synced: int) -> bytes:
+    body = b"".join(chunk.parts)
+    return segment.frame_batch(body, len(chunk.parts), segment_id=segment_id, base=chunk.first, synced=synced)
+
+
+def _memory(chunk: _Chunk) -> int:
+    return chunk.nbytes + RECORD_OVERHEAD * len(chunk.records)
 
 
 def _limit(segments: Sequence[_Segment], at: int, synced: int) -> int:
