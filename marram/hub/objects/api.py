@@ -237,6 +237,7 @@ async def copy_object(service: Objects, call: Call, params: Params) -> Result:
         "CopySourceIfUnmodifiedSince",
     )
     _only(
+        call,
         params,
         "CopySource",
         "MetadataDirective",
