@@ -43,6 +43,7 @@ class Settings:
     bytes_per_day: int = 4_000_000
     queue_items: int = 1000
     every: int = 5  # look at each n-th frame
+    items_per_s: float = 20.0  # how quickly the queue is sent
     near: float = 2.5
 
 
@@ -227,6 +228,8 @@ def digest(image: prepare.Image) -> str:
 
 
 def check(settings: Settings) -> Settings:
+    if not 0 < settings.items_per_s <= 1000:
+        raise Invalid("feedback: items_per_s is above 0 to 1000")
     if settings.every < 1 or settings.window_s <= 0 or not 0 <= settings.random_share <= 1 or settings.per_window < 1:
         raise Invalid("feedback: every and per_window are at least 1, window_s above 0, random_share 0 to 1")
     return settings

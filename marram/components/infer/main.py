@@ -58,9 +58,9 @@ class Settings:
 
 
 def parse(value: JsonValue) -> Settings:
-    """The configuration as the nucleus gives it. Unknown keys are refused; numbers may come as 2.0."""
+    """The configuration as the nucleus gives it. Unknown keys are refused (accessControl is the nucleus's); numbers may be 2.0."""
     tree = _mapping(value, "configuration", {"source", "regions", "queue", "engine", "results", "decisions"}
-                    | {"stay_local", "feedback"})  # fmt: skip
+                    | {"stay_local", "feedback", "accessControl"})  # fmt: skip
     source_tree = _mapping(tree.get("source"), "source", {entry.name for entry in fields(source.Settings)})
     queue_tree = _mapping(tree.get("queue"), "queue", {"depth", "policy"})
     engine_tree = _mapping(tree.get("engine"), "engine", {"threads"})
@@ -341,11 +341,9 @@ class Infer:
     async def _send_feedback(self) -> None:
         topic = _fill_topic(self._settings.feedback_topic, self._thing)
         while True:
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(1 / self._settings.pipeline.feedback.items_per_s)
             assert self._pipeline is not None and self._engine is not None
-            for _ in range(20):  # a few a turn: each is a file that is synced
-                if self._pipeline.chosen.empty():
-                    break
+            while not self._pipeline.chosen.empty():
                 await asyncio.to_thread(self._queue.put, self._pipeline.chosen.get())
             now_ms = int(time.time() * 1000)
             found = await asyncio.to_thread(self._queue.next_item, now_ms)

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from marram.components.infer import engine, main, probe
+from marram.core import recipe
 from marram.core.errors import Corrupt, Invalid
+from marram.kit import yaml_bounded
 
 BASE: dict[str, Any] = {
     "source": {"kind": "generated", "fps": 0, "frames": 60, "loop": True},
@@ -123,6 +125,14 @@ async def test_a_broken_source_ends_the_process_for_a_restart(bars: Path, tmp_pa
 def test_bad_configuration_is_refused_by_name(tree: dict[str, Any], words: str) -> None:
     with pytest.raises(Invalid, match=words):
         main.parse(tree)
+
+
+def test_the_recipes_configuration_is_accepted() -> None:
+    text = (Path(main.__file__).parent / "recipe.yaml").read_bytes()
+    parsed = recipe.parse(yaml_bounded.loads(text))
+    tree = parsed.document["ComponentConfiguration"]["DefaultConfiguration"]
+    assert main.parse(tree).batch == 15
+    assert "accessControl" in tree
 
 
 def test_garbage_is_caught_before_it_runs(make_bundle: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
