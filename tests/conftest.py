@@ -111,6 +111,74 @@ def start_hub(tmp_path: Path) -> Iterator[Callable[..., HubProcess]]:
         yield start
 
 
+@dataclass
+class EdgeProcess:
+    """`marram edge up` on a folder."""
+
+    root: Path
+    process: "subprocess.Popen[str]"
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(10)
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait(10)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+
+@pytest.fixture
+def start_edge(tmp_path: Path) -> Iterator[Callable[..., EdgeProcess]]:
+    """start_edge(root) -> a running core on a folder that has joined; all are ended afterwards."""
+    with contextlib.ExitStack() as stack:
+
+        def start(root: Path) -> EdgeProcess:
+            log = (tmp_path / f"{root.name}.log").open("a")
+            stack.callback(log.close)
+            process = subprocess.Popen(
+                [sys.executable, "-m", "marram.cli.main", "edge", "up", "--root", str(root), "--ports", "auto"],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+            made = EdgeProcess(root, process)
+            stack.callback(made.close)
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.strip() == "marram edge ready":
+                    return made
+            raise AssertionError(f"the core ended with {process.wait()}: {Path(log.name).read_text()[-3000:]}")
+
+        yield start
+
+
+def wait_for(look: Callable[[], Any], what: str, timeout_s: float = 30.0) -> Any:
+    """Poll a real process until `look` gives something true."""
+    end = time.monotonic() + timeout_s
+    while True:
+        found = look()
+        if found:
+            return found
+        assert time.monotonic() < end, f"{what} did not happen within {timeout_s:g} s"
+        time.sleep(0.05)
+
+
+@pytest.fixture(name="wait_for")
+def _wait_for() -> Callable[..., Any]:
+    return wait_for
+
+
 @pytest.fixture
 def marram() -> Callable[..., "subprocess.CompletedProcess[str]"]:
     """marram("hub", "status", ...) runs the command line."""
