@@ -146,6 +146,7 @@ class Bridge:
                 qos=message.qos,
                 retain=False,
                 hops=message.hops + 1,
+                properties=message.properties,
             )
             self._hubs[mapped.target].publish(copy)
 
@@ -153,4 +154,26 @@ class Bridge:
 
 
 def _outgoing(message: Message, mapped: Mapped) -> Outgoing:
-    return Outgoing(topic=mapped.prefix + message.topic, payload=message.payload, qos=1)
+    properties = message.properties
+    user, correlation = properties.get("user_properties"), properties.get("correlation_data")
+    return Outgoing(
+        topic=mapped.prefix + message.topic,
+        payload=message.payload,
+        qos=1,
+        user_properties=[(str(pair[0]), str(pair[1])) for pair in user if isinstance(pair, tuple)]
+        if isinstance(user, list)
+        else [],
+        expiry_s=_number(properties.get("message_expiry_s")),
+        correlation=correlation if isinstance(correlation, bytes) else None,
+        response_topic=_text(properties.get("response_topic")),
+        payload_format=_number(properties.get("payload_format")),
+        content_type=_text(properties.get("content_type")),
+    )
+
+
+def _number(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

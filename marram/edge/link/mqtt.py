@@ -288,7 +288,15 @@ class Link:
 
     def arrived(self, packet: Publish) -> None:
         self.incoming.publish(
-            Message(packet.topic, packet.payload, publisher="hub", qos=packet.qos, retain=packet.retain, hops=1)
+            Message(
+                packet.topic,
+                packet.payload,
+                publisher="hub",
+                qos=packet.qos,
+                retain=packet.retain,
+                hops=1,
+                properties={key: value for key, value in packet.properties.items() if key in CARRIED},
+            )
         )
 
     def settled(self, item: Item, reason: int) -> bool:
@@ -601,6 +609,9 @@ class Session(asyncio.Protocol):
             self._counted = (acked, received)
 
 
+CARRIED: Final = frozenset(
+    {"payload_format", "message_expiry_s", "content_type", "response_topic", "correlation_data", "user_properties"}
+)
 REASONS: Final[Mapping[int, str]] = {
     packets.CLIENT_ID_NOT_VALID: "the client id is not valid",
     packets.BAD_CREDENTIALS: "the certificate is not known or not active",

@@ -5,11 +5,12 @@ connection, the MQTT connection, the spool). Not here: who may (the doors ask fi
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from marram.core import codec, topic
 from marram.core.codec import JsonObject
+from marram.core.mqtt.packets import Properties
 
 MAX_ROUTES: Final = 4096
 
@@ -19,6 +20,7 @@ class Message:
     """One local message. `json` is set when it was published as a document; `payload` are then its bytes, made on demand.
 
     `publisher` is a component's name, `mqtt:<client id>`, or the bridge's; it decides "messages of others" and stops loops.
+    `properties`: those of MQTT 5 that travel on.
     `ipc_event` is the event body for IPC subscribers, encoded once for all of them.
     """
 
@@ -29,6 +31,7 @@ class Message:
     qos: int = 0
     retain: bool = False
     hops: int = 0
+    properties: Properties = field(default_factory=dict)
     ipc_event: bytes | None = None
 
     @property

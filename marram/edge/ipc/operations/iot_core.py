@@ -5,6 +5,7 @@ from typing import cast
 from marram.core import codec
 from marram.core.codec import JsonObject
 from marram.core.errors import Invalid
+from marram.core.mqtt.packets import Properties
 from marram.core.topic import has_wildcard
 from marram.edge.ipc import model
 from marram.edge.ipc.authorisation import MQTT_PROXY
@@ -81,5 +82,20 @@ def event_of(message: Message) -> bytes:
         content: JsonObject = {"topicName": message.topic, "payload": model.blob(message.data)}
         if message.retain:
             content["retain"] = True
+        _add_properties(content, message.properties)
         body = message.ipc_event = codec.dumps({"message": content})
     return body
+
+
+def _add_properties(content: JsonObject, properties: Properties) -> None:
+    for name, wire in (("content_type", "contentType"), ("response_topic", "responseTopic")):
+        if isinstance(value := properties.get(name), str):
+            content[wire] = value
+    if isinstance(correlation := properties.get("correlation_data"), bytes):
+        content["correlationData"] = model.blob(correlation)
+    if isinstance(form := properties.get("payload_format"), int):
+        content["payloadFormat"] = str(form)
+    if isinstance(expiry := properties.get("message_expiry_s"), int):
+        content["messageExpiryIntervalSeconds"] = expiry
+    if isinstance(pairs := properties.get("user_properties"), list):
+        content["userProperties"] = [{"key": pair[0], "value": pair[1]} for pair in pairs if isinstance(pair, tuple)]
