@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from marram.cli.main import DONE, FAILED, STOPPED, Exit, TimedOut, command, print_json, table
-from marram.core.errors import Conflict, Denied, Invalid, NotFound, Unavailable
+from marram.cli import edge_join
+from marram.cli.main import DONE, FAILED, STOPPED, Exit, TimedOut, WrongUsage, command, print_json, table
+from marram.core.errors import Conflict, Denied, Invalid, MarramError, NotFound, Unavailable
 
 DEFAULT_WAIT_S: Final = 600.0
 _KINDS: Final = {"NotFound": NotFound, "Invalid": Invalid, "Denied": Denied, "Conflict": Conflict}
@@ -32,19 +33,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     up.add_argument("--system-python", action="store_true", help="do not put our own python3 first in components' PATH")
     up.set_defaults(run=_up)
 
-    join = _verb(
-        verbs,
-        "join",
-        "make ROOT a core device of a hub",
-        "marram edge join --hub-json HUB/hub.json --thing line-1 --root var/edge",
+    join = verbs.add_parser(
+        "join", help="make ROOT a core device of a hub", description="make ROOT a core device of a hub"
     )
-    join.add_argument("--thing", required=True, help="name of the thing that this core is")
-    join.add_argument("--hub-json", type=Path, help="hub.json of a hub on this machine")
-    join.add_argument("--endpoint", help="https door of the hub, for another machine")
-    join.add_argument("--token", help="join token (marram hub join-token)")
-    join.add_argument("--name", action="append", default=[], help="what local devices call this machine (repeat)")
-    join.add_argument("--replace", action="store_true", help="ROOT is a core already; make it another")
-    join.set_defaults(run=_join)
+    edge_join.configure(join)
 
     deploy = _verb(
         verbs,
@@ -123,54 +115,11 @@ def _up(arguments: argparse.Namespace) -> int:
     from marram.kit import log
 
     if arguments.ports not in ("", "auto"):
-        raise Invalid(f"--ports {arguments.ports!r}: 'auto' is known")
+        raise WrongUsage(f"--ports {arguments.ports!r}: 'auto' is known")
     log.setup(level=arguments.log_level)
     settings = edge.Settings(root=arguments.root, ports=arguments.ports, python_first=not arguments.system_python)
     asyncio.run(edge.run(settings, lambda: print("marram edge ready", flush=True)))
     return DONE
-
-
-def _join(arguments: argparse.Namespace) -> int:
-    from marram.edge.join import join_blocking
-
-    endpoint, token = arguments.endpoint, arguments.token
-    if arguments.hub_json is not None:
-        if endpoint or token:
-            raise Invalid("--hub-json says both: leave out --endpoint and --token")
-        endpoint, token = _from_hub_json(arguments.hub_json)
-    if not endpoint or not token:
-        raise Invalid("give --hub-json FILE, or --endpoint URL and --token TOKEN (marram hub join-token makes one)")
-    joined = join_blocking(
-        endpoint=endpoint,
-        token=token,
-        thing=arguments.thing,
-        root=arguments.root,
-        names=arguments.name,
-        replace=arguments.replace,
-    )
-    facts = {
-        "thing": joined.thing,
-        "root": str(joined.root),
-        "certificate_id": joined.certificate_id,
-        "endpoint": joined.endpoint,
-        "key_made_by": joined.key_made_by,
-    }
-    if arguments.json:
-        print_json(facts)
-    else:
-        print(f"{joined.thing} joined {joined.endpoint}; certificate {joined.certificate_id[:16]}...")
-        if joined.key_made_by == "hub":
-            print("The hub made the private key: this machine has neither `cryptography` nor openssl.")
-    return DONE
-
-
-def _from_hub_json(file: Path) -> tuple[str, str]:
-    from marram.cli.client import Api
-
-    api = Api.from_data(file.parent)
-    answer = api.marram("identity/CreateJoinToken", {})
-    document = json.loads(file.read_text())
-    return str(document["endpoints"]["https"]), str(answer["token"])
 
 
 def _deploy(arguments: argparse.Namespace) -> int:
@@ -178,11 +127,11 @@ def _deploy(arguments: argparse.Namespace) -> int:
     for text in arguments.merge:
         name, _, version = text.partition("=")
         if not name or not version:
-            raise Invalid(f"--merge {text!r}: write NAME=VERSION")
+            raise WrongUsage(f"--merge {text!r}: write NAME=VERSION")
         merge[name] = version
     configuration = _json_object(arguments.configuration) if arguments.configuration else {}
     if not (merge or arguments.remove or configuration):
-        raise Invalid("nothing to do: give --merge, --remove or --configuration")
+        raise WrongUsage("nothing to do: give --merge, --remove or --configuration")
     for option in ("recipes", "artifacts"):
         folder = getattr(arguments, option)
         if folder is not None and not folder.is_dir():
@@ -333,10 +282,17 @@ def _json_object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except ValueError as exc:
-        raise Invalid(f"--configuration: not JSON: {exc}") from exc
+        raise WrongUsage(f"--configuration: not JSON: {exc}") from exc
     if not isinstance(value, dict):
-        raise Invalid("--configuration: must be a JSON object")
+        raise WrongUsage("--configuration: must be a JSON object")
     return value
+
+
+def _refusal(error: dict[str, str]) -> MarramError:
+    """The core's refusal as ours, with the core's MRM number."""
+    kind = _KINDS.get(error["kind"], Invalid)
+    made: type[MarramError] = type(kind.__name__, (kind,), {"code": error["code"]})
+    return made(error["message"])
 
 
 class _Core:
@@ -350,8 +306,10 @@ class _Core:
         try:
             self._socket.connect(short_socket(path))
         except PermissionError as exc:
+            self._socket.close()
             raise Denied(f"{path} belongs to another user") from exc
         except OSError as exc:
+            self._socket.close()
             raise CoreNotRunning(f"no edge core runs on {root} (start one: marram edge up --root {root})") from exc
         self._file = self._socket.makefile("rwb")
 
@@ -364,6 +322,6 @@ class _Core:
                 continue
             if "error" in answer:
                 error = answer["error"]
-                raise _KINDS.get(error["kind"], Invalid)(error["message"])
+                raise _refusal(error)
             return answer["ok"]
         raise CoreNotRunning("the edge core ended while it was asked")

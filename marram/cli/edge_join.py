@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from marram.core.errors import Invalid
+from marram.cli.main import WrongUsage, print_json
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +22,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from marram.cli.main import print_json
     from marram.edge.join import join_blocking
 
     endpoint, token = _where(arguments)
@@ -39,9 +38,9 @@ def run(arguments: argparse.Namespace) -> int:
             {
                 "thing": joined.thing,
                 "root": str(joined.root),
-                "certificateId": joined.certificate_id,
+                "certificate_id": joined.certificate_id,
                 "endpoint": joined.endpoint,
-                "keyMadeBy": joined.key_made_by,
+                "key_made_by": joined.key_made_by,
             }
         )
     else:
@@ -59,7 +58,7 @@ def _where(arguments: argparse.Namespace) -> tuple[str, str]:
     """(endpoint, token), the token made on the spot with the administrator's key where hub.json is at hand."""
     if arguments.hub_json is not None:
         if arguments.endpoint or arguments.token:
-            raise Invalid("give either --hub-json, or --endpoint and --token")
+            raise WrongUsage("give either --hub-json, or --endpoint and --token")
         from marram.cli.client import Api
         from marram.core import sigv4
         from marram.serve.folder import read_hub_json
@@ -70,6 +69,6 @@ def _where(arguments: argparse.Namespace) -> tuple[str, str]:
         made = api.marram("identity/CreateJoinToken", {"thingName": arguments.thing, "expiresInSeconds": 60})
         return hub.endpoints["https"], str(made["token"])
     if not arguments.endpoint or not arguments.token:
-        raise Invalid("give --hub-json FILE, or --endpoint URL and --token TOKEN (- reads it from standard input)")
+        raise WrongUsage("give --hub-json FILE, or --endpoint URL and --token TOKEN (- reads it from standard input)")
     token = sys.stdin.readline().strip() if arguments.token == "-" else arguments.token  # noqa: S105 - not a secret
     return arguments.endpoint, token

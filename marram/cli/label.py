@@ -34,7 +34,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     tasks.add_argument("name")
     tasks.add_argument("--all", action="store_true", help="answered ones too")
     tasks.add_argument("--limit", type=int, default=100)
-    submit = verbs.add_parser("submit", help="answer tasks", epilog="example: marram label submit night-1 0=7 1=3")
+    submit = verbs.add_parser(
+        "submit", help="answer tasks", epilog="example: marram label submit night-1 0=7 1=3 --data var/hub"
+    )
     submit.add_argument("name")
     submit.add_argument("answers", nargs="+", metavar="NUMBER=LABEL")
     submit.add_argument("--as", dest="labeller", metavar="NAME", help="who answers; default: the key")

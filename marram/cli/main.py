@@ -18,6 +18,8 @@ from marram.core.errors import Conflict, Corrupt, Denied, Invalid, MarramError, 
 
 Configure: TypeAlias = Callable[[argparse.ArgumentParser], None]
 
+_SAMPLES: Final = {"data": "var/hub", "root": "var/edge"}
+
 DONE, FAILED, USAGE, NOT_FOUND, NOT_ALLOWED, NOT_REACHABLE, TIMED_OUT, STOPPED, PROBLEMS = range(9)
 
 
@@ -32,13 +34,17 @@ class Exit(Exception):
 class HubNotReachable(Unavailable):
     """No running hub answers where the command looked."""
 
-    code = "MRM-1003"
+    code = "MRM-1009"
 
 
 class TimedOut(Unavailable):
     """The command stopped waiting; the work goes on."""
 
-    code = "MRM-1004"
+    code = "MRM-1010"
+
+
+class WrongUsage(Invalid):
+    """The words of the command line do not fit together: exit code 2, as for a word that the parser refuses."""
 
 
 COMMANDS: Final[dict[str, tuple[str, Configure]]] = {}
@@ -115,10 +121,34 @@ def _run(arguments: list[str]) -> int:
         importlib.import_module(f"marram.cli.{str(name).replace('-', '_')}")
     for name, (text, configure) in sorted(COMMANDS.items()):
         if name in wanted:
-            configure(verbs.add_parser(name, help=text, description=text))
+            made = verbs.add_parser(name, help=text, description=text)
+            configure(made)
+            _give_examples(made)
     parsed = parser.parse_args(arguments)
     code = parsed.run(parsed)
     return int(code or DONE)
+
+
+def _give_examples(parser: argparse.ArgumentParser) -> None:
+    """Every help ends with an example: the command's own, else one made of what it requires; a noun shows its first verb's."""
+    inner = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    for action in inner:
+        for verb in action.choices.values():
+            _give_examples(verb)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter  # an example that is wrapped cannot be pasted
+    if parser.epilog is not None:
+        return
+    if inner:
+        parser.epilog = next(iter(inner[0].choices.values())).epilog
+        return
+    words = [parser.prog]
+    for each in parser._actions:
+        name = str(each.metavar or each.dest).upper()
+        if not each.option_strings:
+            words.append(name)
+        elif each.required:
+            words += [each.option_strings[-1], _SAMPLES.get(each.dest, name)]
+    parser.epilog = f"example: {' '.join(words)}"
 
 
 def _report(error: MarramError, *, as_json: bool) -> int:
@@ -127,6 +157,8 @@ def _report(error: MarramError, *, as_json: bool) -> int:
     tag = f" [{error.code}]" if error.code else ""
     sys.stderr.write(f"marram: {error.message}{tag}\n")
     match error:
+        case WrongUsage():
+            return USAGE
         case HubNotReachable():
             return NOT_REACHABLE
         case TimedOut():

@@ -18,7 +18,7 @@ T = TypeVar("T")
 class BadSetting(Invalid):
     """A key or value in a settings file or variable that Marram does not know."""
 
-    code = "MRM-1002"
+    code = "MRM-1008"
 
 
 def read_toml(path: Path) -> dict[str, dict[str, object]]:
