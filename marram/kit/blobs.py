@@ -17,7 +17,7 @@ import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from marram.core.errors import Corrupt, Invalid, LimitExceeded, NotFound
 from marram.kit import disk, metrics
@@ -39,6 +39,10 @@ _written: Final = metrics.counter("marram_blobs_written_bytes_total", "Bytes put
 _collected: Final = metrics.counter(
     "marram_blobs_collected_total", "Blobs deleted because nothing referred to them"
 ).labels()
+
+
+class _Hasher(Protocol):
+    def update(self, data: bytes, /) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +269,7 @@ def _write_all(temporary: Path, data: bytes, limit: int | None, sync: Callable[[
     return Digest(hasher.hexdigest(), len(data))
 
 
-def _take(handle: int, hasher: "hashlib._Hash", data: bytes) -> None:
+def _take(handle: int, hasher: _Hasher, data: bytes) -> None:
     hasher.update(data)
     disk.write_all(handle, data)
 

@@ -667,7 +667,7 @@ class _Migration:
 
 
 def _load(source: Migrations) -> list[_Migration]:
-    found = []
+    found: list[_Migration] = []
     folder = importlib.resources.files(source.package) / "migrations"
     if not folder.is_dir():
         return []

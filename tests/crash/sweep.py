@@ -92,7 +92,7 @@ def sweep(
     result = Result(seed)
     rnd = random.Random(seed)
     if FULL:
-        every, budget_s = 1, 600.0
+        every, budget_s, torn = 1, 600.0, 5 * torn
     library = crashfs()
     began = time.monotonic()
     base = Path(tempfile.mkdtemp(prefix="marram-crash-", dir=MEMORY))

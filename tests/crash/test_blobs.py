@@ -43,9 +43,9 @@ def check(root: Path, acks: list[str]) -> None:
 
 
 def test_blobs_survive_a_power_cut_at_any_operation() -> None:
-    sweep(python("blobs", "good"), check, every=10).assert_clean()
+    sweep(python("blobs", "good"), check, every=16).assert_clean()
 
 
 @pytest.mark.parametrize("broken", ["no-sync", "no-folder-sync", "row-first", "no-mark"])
 def test_the_sweep_notices(broken: str) -> None:
-    sweep(python("blobs", broken), check, every=5, stop_after=1).assert_caught()
+    sweep(python("blobs", broken), check, every=6, stop_after=1).assert_caught()

@@ -76,3 +76,20 @@ def test_the_sweep_notices_a_torn_tail_that_is_not_cut() -> None:
     sweep(
         python("journal", "good"), careless, every=1, modes=["torn"], torn=24, stop_after=1, budget_s=40
     ).assert_caught()
+
+
+def torn(root: Path) -> None:
+    """A log whose last process was killed in the middle of a group, as a start finds it."""
+    with opened(root) as journal:
+        journal.append([workload.record(i) for i in range(10)])
+        journal.flush()
+        shutil.copytree(root / "log", root / "copy")
+    shutil.rmtree(root / "log")
+    (root / "copy").rename(root / "log")
+    (last,) = (root / "log").glob("*.seg")
+    data = last.read_bytes().rstrip(b"\0")
+    last.write_bytes(data + data[-900:-100] + bytes(600) + b"\xb5mrB")
+
+
+def test_recovery_itself_survives_a_power_cut_at_any_operation() -> None:
+    sweep(python("journal", "good"), check, every=1, prepare=torn).assert_clean()

@@ -1,0 +1,1 @@
+ALTER TABLE note ADD COLUMN size INTEGER; UPDATE note SET size = length(text);

@@ -1,0 +1,1 @@
+CREATE INDEX note_size ON note (size);
