@@ -1,0 +1,167 @@
+"""What the broker puts into the journal, and who waits for it to be on the disk.
+
+Records of one tick are appended together; an `Entry` learns its offset then, and its acknowledgements leave once `synced`
+is above it. Sources that number their messages (edge lanes by `mrm-seq`, the outbox) are remembered with the highest
+position accepted, which falls back when the record of it did not make it.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from marram.core.errors import LimitExceeded, Unavailable
+from marram.core.segment import RECORD_BYTES, Record
+from marram.hub.broker.session import Ack, Entry, Session
+from marram.kit import metrics
+from marram.kit.log import logger
+from marram.kit.seglog import Journal
+
+log = logger(__name__)
+
+APPEND_BYTES: Final = 8 << 20  # the journal takes 16 MB at once
+MAX_SOURCES: Final = 100_000
+
+_appended: Final = metrics.counter("marram_mqtt_appended_total", "Messages and session changes appended").labels()
+_refused: Final = metrics.counter("marram_mqtt_append_refused_total", "Records the journal did not take").labels()
+
+
+class Commits:
+    def __init__(self, journal: Journal, settle: Callable[[Ack, str], None], queued: Callable[[Session], None]) -> None:
+        self.highest: dict[str, int] = {}  # by source
+        self.changed_sources: set[str] = set()  # since the last checkpoint
+        self._journal = journal
+        self._settle = settle
+        self._queued = queued
+        self._pending: list[tuple[Record, Entry]] = []
+        self._waiters: deque[tuple[int, Ack]] = deque()  # by offset
+        self._late: list[tuple[int, Ack]] = []  # joined an offset that others wait for already
+        self._positions: deque[tuple[int, str, int]] = deque()  # (offset, source, highest before), unsynced
+        self._latest: dict[str, Entry] = {}  # the entry of a source's highest position, until it is synced
+        journal.on_synced(self._synced)
+        journal.on_void(self._void)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._pending
+
+    def add(self, record: Record, entry: Entry) -> None:
+        self._pending.append((record, entry))
+
+    # sources that number
+
+    def accept(self, source: str, position: int, entry: Entry) -> bool:
+        """Whether it is new. Then it is the highest of its source, and `entry` carries it if it is appended."""
+        highest = self.highest.get(source, -1)
+        if position <= highest:
+            return False
+        if len(self.highest) >= MAX_SOURCES and source not in self.highest:
+            raise LimitExceeded(f"{MAX_SOURCES} numbered sources are known", limit=MAX_SOURCES)
+        entry.source, entry.previous = source, highest
+        self.highest[source] = position
+        self.changed_sources.add(source)
+        return True
+
+    def carried(self, entry: Entry) -> None:
+        """The entry of an accepted position is appended: a repeat waits for it."""
+        self._latest[entry.source] = entry
+
+    def join(self, source: str, ack: Ack) -> bool:
+        """Have a repeat acknowledged together with what it repeats. False: that is on the disk already."""
+        entry = self._latest.get(source)
+        if entry is None:
+            return False
+        if entry.offset < 0:
+            if entry.acks is None:
+                entry.acks = []
+            entry.acks.append(ack)
+        else:
+            self._late.append((entry.offset, ack))
+        return True
+
+    # a tick
+
+    def flush(self) -> None:
+        """Append what is pending."""
+        pending = self._pending
+        if not pending:
+            return
+        self._pending = []
+        part: list[tuple[Record, Entry]] = []
+        size = 0
+        for item in pending:
+            record = item[0]
+            size += RECORD_BYTES + len(record.topic) + len(record.meta) + len(record.payload)
+            if size > APPEND_BYTES and part:
+                self._append(part)
+                part, size = [], 0
+            part.append(item)
+        self._append(part)
+
+    def _append(self, part: list[tuple[Record, Entry]]) -> None:
+        try:
+            offset = self._journal.append([record for record, _ in part])
+        except (Unavailable, LimitExceeded) as exc:
+            _refused.inc(len(part))
+            log.warning("broker.append_refused", records=len(part), reason=exc.message)
+            for _, entry in part:
+                self._failed(entry, exc.message)
+            return
+        _appended.inc(len(part))
+        for _, entry in part:
+            entry.offset = offset
+            if entry.sessions is not None:
+                for session in entry.sessions:
+                    session.queue.append(offset)
+                    self._queued(session)
+                entry.sessions = None
+            if entry.acks is not None:
+                for ack in entry.acks:
+                    self._waiters.append((offset, ack))
+                entry.acks = None
+            if entry.source:
+                self._positions.append((offset, entry.source, entry.previous))
+            offset += 1
+
+    def _failed(self, entry: Entry, why: str) -> None:
+        entry.sessions = None
+        if entry.source:
+            self._fall_back(entry.source, entry.previous)
+        acks, entry.acks = entry.acks, None
+        for ack in acks or ():
+            self._settle(ack, why)
+
+    def _fall_back(self, source: str, previous: int) -> None:
+        if self.highest.get(source, -1) > previous:
+            self.highest[source] = previous
+        self._latest.pop(source, None)
+
+    # the journal tells
+
+    def _synced(self, synced: int) -> None:
+        positions = self._positions
+        while positions and positions[0][0] < synced:
+            _, source, _ = positions.popleft()
+            latest = self._latest.get(source)
+            if latest is not None and 0 <= latest.offset < synced:
+                del self._latest[source]
+        waiters = self._waiters
+        while waiters and waiters[0][0] < synced:
+            self._settle(waiters.popleft()[1], "")
+        if self._late:
+            late, self._late = self._late, []
+            for offset, ack in late:
+                if offset < synced:
+                    self._settle(ack, "")
+                else:
+                    self._late.append((offset, ack))
+
+    def _void(self, first: int, end: int) -> None:
+        """Those offsets never made it: whoever waits for them is told so."""
+        while self._positions and self._positions[-1][0] >= first:
+            _, source, previous = self._positions.pop()
+            self._fall_back(source, previous)
+        lost = [ack for offset, ack in (*self._waiters, *self._late) if first <= offset < end]
+        self._waiters = deque(item for item in self._waiters if not first <= item[0] < end)
+        self._late = [item for item in self._late if not first <= item[0] < end]
+        for ack in lost:
+            self._settle(ack, "the journal failed")

@@ -1,0 +1,220 @@
+"""Matching: which subscribers a topic has. A match is made once and kept until a subscription that covers it changes.
+
+A change throws away only the matches that its filter covers, at the moment of the change: whoever holds a match looks at
+one flag. So a SUBSCRIBE elsewhere empties nobody's cache. mypyc compiles this module.
+"""
+
+from typing import TYPE_CHECKING, Final
+
+from marram.core import topic as topics
+from marram.core.topic import Trie
+
+if TYPE_CHECKING:
+    from marram.hub.broker.session import Link, Session
+
+MAX_MATCHES: Final = 65_536
+
+
+class Subscription:
+    """One filter of one session, as granted. `filter` is as the client wrote it, `$share` included."""
+
+    __slots__ = ("filter", "no_local", "qos", "retain_as_published")
+
+    def __init__(self, text: str, qos: int, no_local: bool, retain_as_published: bool) -> None:
+        self.filter = text
+        self.qos = qos
+        self.no_local = no_local
+        self.retain_as_published = retain_as_published
+
+    @property
+    def is_plain(self) -> bool:
+        return not self.no_local and not self.retain_as_published
+
+
+class Group:
+    """A shared subscription: name and filter. Members take turns."""
+
+    __slots__ = ("filter", "members", "name", "turn")
+
+    def __init__(self, name: str, text: str) -> None:
+        self.name = name
+        self.filter = text
+        self.members: dict[Session, Subscription] = {}
+        self.turn = 0
+
+
+class Match:
+    """The subscribers of one topic, iot:Receive applied, in the shapes that the hot path wants.
+
+    links4, links5: everybody online, for a QoS 0 message. zero4, zero5: those online who asked for QoS 0, for a QoS 1
+    message. one: sessions that asked for QoS 1 and end with their connection. durable: those that outlive it, online or not.
+    special: online with options that look at each message (No Local, Retain As Published, a packet size of their own).
+    """
+
+    __slots__ = (
+        "consumers", "durable", "fast_one", "fast_zero", "groups", "is_ingest", "is_reserved", "keep", "links4", "links5",
+        "meta", "one", "special", "topic", "valid", "zero4", "zero5",
+    )  # fmt: skip
+
+    def __init__(self, topic: str) -> None:
+        self.topic = topic
+        self.valid = True
+        self.keep = True
+        self.links4: list[Link] = []
+        self.links5: list[Link] = []
+        self.zero4: list[Link] = []
+        self.zero5: list[Link] = []
+        self.one: list[Session] = []
+        self.durable: list[Session] = []
+        self.special: list[tuple[Session, Subscription]] = []
+        self.groups: list[Group] = []
+        self.consumers: tuple[str, ...] = ()
+        self.is_reserved = False  # a handler wants it
+        self.is_ingest = False
+        self.fast_zero = False
+        self.fast_one = False
+        self.meta = b""
+
+    def add(self, session: "Session", subscription: Subscription) -> None:
+        link = session.link
+        if subscription.qos and session.is_durable:
+            if subscription.is_plain:
+                self.durable.append(session)
+                if link is not None:
+                    (self.links5 if link.version == 5 else self.links4).append(link)
+            else:
+                self.special.append((session, subscription))
+            return
+        if link is None:
+            return
+        if not subscription.is_plain or link.max_packet:
+            self.special.append((session, subscription))
+            return
+        if link.version == 5:
+            self.links5.append(link)
+            if not subscription.qos:
+                self.zero5.append(link)
+        else:
+            self.links4.append(link)
+            if not subscription.qos:
+                self.zero4.append(link)
+        if subscription.qos:
+            self.one.append(session)
+
+    def finish(self) -> None:
+        self.fast_zero = not (self.special or self.groups or self.consumers or self.is_reserved)
+        self.fast_one = self.fast_zero and not self.durable
+
+
+class Router:
+    """Subscriptions in a trie, and the matches made of it."""
+
+    def __init__(self) -> None:
+        self._sessions: Trie[Session, Subscription] = Trie()
+        self._groups: Trie[tuple[str, str], Group] = Trie()
+        self._matches: dict[str, Match] = {}
+        self._below_one: dict[str, dict[str, Match]] = {}  # by first level
+        self._below_two: dict[str, dict[str, Match]] = {}  # by the first two
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def subscribe(self, session: "Session", subscription: Subscription) -> None:
+        share = topics.parse_share(subscription.filter)
+        if share is None:
+            self._sessions.put(subscription.filter, session, subscription)
+            self.changed(subscription.filter)
+            return
+        group = self._groups.get(share[1]).get(share)
+        if group is None:
+            group = Group(share[0], share[1])
+            self._groups.put(share[1], share, group)
+        group.members[session] = subscription
+        self.changed(share[1])
+
+    def unsubscribe(self, session: "Session", text: str) -> None:
+        share = topics.parse_share(text)
+        if share is None:
+            self._sessions.remove(text, session)
+            self.changed(text)
+            return
+        group = self._groups.get(share[1]).get(share)
+        if group is not None and group.members.pop(session, None) is not None:
+            if not group.members:
+                self._groups.remove(share[1], share)
+            self.changed(share[1])
+
+    def known(self, topic: str) -> Match | None:
+        return self._matches.get(topic)
+
+    def keep(self, match: Match) -> None:
+        """Have it found by `known`, and thrown away when a filter that covers it changes."""
+        if len(self._matches) >= MAX_MATCHES:
+            self.forget_all()
+        topic = match.topic
+        self._matches[topic] = match
+        one, two = _levels(topic)
+        self._below_one.setdefault(one, {})[topic] = match
+        self._below_two.setdefault(two, {})[topic] = match
+
+    def sessions(self, topic: str) -> dict["Session", Subscription]:
+        """Who has a filter that covers it; the one with the highest QoS where one has several."""
+        found: dict[Session, Subscription] = {}
+        for session, subscription in self._sessions.match(topic):
+            present = found.get(session)
+            if present is None or subscription.qos > present.qos:
+                found[session] = subscription
+        return found
+
+    def groups(self, topic: str) -> list[Group]:
+        return [group for _, group in self._groups.match(topic)]
+
+    def changed(self, text: str) -> None:
+        """A subscription with this filter came, went or means something else now."""
+        if not topics.has_wildcard(text):
+            match = self._matches.get(text)
+            if match is not None:
+                self._forget(match)
+            return
+        if text == "#":
+            candidates = list(self._matches.values())
+        else:
+            one, two = _levels(text)
+            if topics.has_wildcard(one):
+                candidates = list(self._matches.values())
+            elif topics.has_wildcard(two):
+                candidates = list(self._below_one.get(one, {}).values())
+            else:
+                candidates = list(self._below_two.get(two, {}).values())
+        for match in candidates:
+            if topics.matches(text, match.topic):
+                self._forget(match)
+
+    def forget_all(self) -> None:
+        for match in self._matches.values():
+            match.valid = False
+        self._matches.clear()
+        self._below_one.clear()
+        self._below_two.clear()
+
+    def _forget(self, match: Match) -> None:
+        match.valid = False
+        topic = match.topic
+        self._matches.pop(topic, None)
+        one, two = _levels(topic)
+        below = self._below_one.get(one)
+        if below is not None:
+            below.pop(topic, None)
+            if not below:
+                del self._below_one[one]
+        below = self._below_two.get(two)
+        if below is not None:
+            below.pop(topic, None)
+            if not below:
+                del self._below_two[two]
+
+
+def _levels(text: str) -> tuple[str, str]:
+    """The first level, and the first two."""
+    one, slash, rest = text.partition("/")
+    return one, one + slash + rest.partition("/")[0]
