@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from marram.core.codec import JsonValue
@@ -20,6 +20,7 @@ class Devices:
     def __init__(self, db: Db) -> None:
         self._db = db
         self._configured: Mapping[str, str] = {}
+        self.on_unknown: Callable[[], None] = lambda: None  # somebody came whom the hub may know by now
         self._from_hub = db.read_now(store.devices)
 
     def configure(self, document: JsonValue) -> None:
@@ -47,6 +48,7 @@ class Devices:
         fingerprint = hashlib.sha256(certificate_der or b"").hexdigest()
         thing = self._configured.get(fingerprint) or self._from_hub.get(fingerprint)
         if not certificate_der or thing is None:
+            self.on_unknown()
             raise Unauthenticated("the certificate belongs to no client device of this core", certificate=fingerprint)
         return thing
 

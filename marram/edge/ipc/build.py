@@ -10,6 +10,7 @@ from marram.core import codec
 from marram.core.codec import JsonObject, JsonValue
 from marram.core.errors import Invalid, NotFound, Unsupported
 from marram.edge.deploy import store
+from marram.edge.deploy.document import LOCAL
 from marram.edge.deploy.service import Deployments
 from marram.edge.ipc.authorisation import CLI_TOKEN, Authorisation
 from marram.edge.ipc.ports import Cancel, Core, DeploymentState, IotCore, LocalDeployment, Shadows
@@ -58,8 +59,10 @@ class Nucleus:
     def __init__(self, root: Root, config: Config, supervisor: Supervisor, entropy: Entropy) -> None:
         self._config = config
         self._supervisor = supervisor
-        self._watched: set[str] = set()
-        self.authorisation = Authorisation(self._policies, thing_name=config.thing_name)
+        self.authorisation = Authorisation(
+            lambda component: config.value(component, "accessControl"), thing_name=config.thing_name
+        )
+        config.on_change(self.authorisation.forget)
         self._cli_token = entropy.bytes(16).hex().upper()
         self._cli_owner = f"{CLI_TOKEN}{os.getuid()}"
         _write_cli_info(root, self._cli_token)
@@ -99,19 +102,13 @@ class Nucleus:
     async def stop(self, name: str) -> None:
         await self._supervisor.stop(name)
 
-    def _policies(self, component: str) -> JsonValue:
-        if component not in self._watched:
-            self._watched.add(component)
-            self._config.subscribe(component, ("accessControl",), lambda name, _: self.authorisation.forget(name))
-        return self._config.value(component, "accessControl")
-
 
 class _Deployments:
     def __init__(self, deployments: Deployments) -> None:
         self._deployments = deployments
 
     async def create_local(self, request: LocalDeployment) -> str:
-        if request.group:
+        if request.group not in ("", LOCAL):
             raise Unsupported("CreateLocalDeployment: groupName is not supported; leave it out")
         for folder, path in (("recipes", request.recipes), ("artifacts", request.artifacts)):
             if path and not await asyncio.to_thread(Path(path).is_dir):
@@ -133,7 +130,7 @@ class _Deployments:
         return _state(self._deployments.status(deployment_id))
 
     def list(self) -> Sequence[DeploymentState]:
-        return [_state(each) for each in self._deployments.list() if each.source == "LOCAL"]
+        return [_state(each) for each in self._deployments.list(30) if each.target == LOCAL]
 
 
 def _state(row: store.Deployment) -> DeploymentState:
