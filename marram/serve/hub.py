@@ -30,6 +30,7 @@ from marram.hub.identity.service import Identity
 from marram.hub.identity.sessions import Sessions
 from marram.hub.jobs.service import Jobs
 from marram.hub.listing import AsIs
+from marram.hub.objects import run as uploads
 from marram.hub.objects.service import Objects
 from marram.hub.registry.service import Registry
 from marram.hub.rules.service import Rules
@@ -85,21 +86,22 @@ def run(options: Options) -> int:
     data = options.data.absolute()
     folders.prepare(data)
     toml = data / "marram.toml"
-    config.known_sections(toml, {"hub": HubSettings})
+    config.known_sections(toml, {"hub": HubSettings, "timeseries": SeriesSettings})
     wanted = config.load(HubSettings, "hub", path=toml, environ=os.environ)
+    of_series = config.load(SeriesSettings, "timeseries", path=toml, environ=os.environ)
     log.setup(level=wanted.log_level)
     with folders.Lock(data):
         disk.remove(data / folders.HUB_JSON)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_main(options, data, wanted))
+            return runner.run(_main(options, data, wanted, of_series))
 
 
-async def _main(options: Options, data: Path, wanted: HubSettings) -> int:
+async def _main(options: Options, data: Path, wanted: HubSettings, of_series: SeriesSettings) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
-    async with _hub(options, data, wanted) as hub:
+    async with _hub(options, data, wanted, of_series) as hub:
         folders.write_hub_json(data, hub)
         print("marram hub ready", flush=True)
         logger.info("hub.ready", endpoints=hub.endpoints)
@@ -110,7 +112,7 @@ async def _main(options: Options, data: Path, wanted: HubSettings) -> int:
 
 
 @contextlib.asynccontextmanager
-async def _hub(options: Options, data: Path, wanted: HubSettings) -> AsyncIterator[HubJson]:
+async def _hub(options: Options, data: Path, wanted: HubSettings, of_series: SeriesSettings) -> AsyncIterator[HubJson]:
     clock, entropy, bus = SystemClock(), SystemEntropy(), Bus()
     async with contextlib.AsyncExitStack() as stack:
         db = stack.enter_context(
@@ -142,8 +144,7 @@ async def _hub(options: Options, data: Path, wanted: HubSettings) -> AsyncIterat
             signer=_Signer(sigv4.Credentials(presigner.id, presigner.secret)), pages=pages,
         )  # fmt: skip
         series = TimeSeries(
-            db=db, journal=journal, clock=clock, folder=data / "ts", entropy=entropy,
-            settings=SeriesSettings(flush_s=wanted.flush_s),
+            db=db, journal=journal, clock=clock, folder=data / "ts", entropy=entropy, settings=of_series,
         )  # fmt: skip
         jobs = Jobs(db, bus)
         rules = Rules(
@@ -170,6 +171,9 @@ async def _hub(options: Options, data: Path, wanted: HubSettings) -> AsyncIterat
         stack.push_async_callback(broker.stop)
         await rules.start()
         stack.push_async_callback(rules.stop)
+        # Who reads the journal by a cursor of its own; with each checkpoint the broker trims below all of them and itself.
+        broker.keep("timeseries", lambda: series.position)
+        broker.keep("rules", lambda: rules.position)
         for close in learner.closers:
             stack.push_async_callback(close)
 
@@ -182,6 +186,9 @@ async def _hub(options: Options, data: Path, wanted: HubSettings) -> AsyncIterat
         supervisor.start("rules", rules.run)
         supervisor.start("greengrass", greengrass.run)
         supervisor.start("blobs", lambda: periodic("blobs.collect", 600.0, _collect(blobs)))
+        supervisor.start(
+            "uploads", lambda: periodic("objects.expire", uploads.EVERY_S, lambda: uploads.expire(objects))
+        )
         supervisor.start("certificates", lambda: periodic("pki.renew", 3600.0, _renew(pki)))
         for name, run_it in learner.runners:
             supervisor.start(name, run_it)

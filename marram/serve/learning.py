@@ -18,8 +18,6 @@ from marram.ml.compilation.service import Compilation
 from marram.ml.datasets.service import Datasets
 from marram.ml.feedback.service import Feedback
 from marram.ml.labelling.service import Labelling
-from marram.ml.feedback.service import Feedback
-from marram.ml.labelling.service import Labelling
 from marram.ml.models.service import Models
 from marram.ml.training.service import Training
 

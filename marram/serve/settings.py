@@ -19,7 +19,6 @@ class HubSettings:
 
     account_id: str = ""
     region: str = ""
-    flush_s: float = 60.0
     log_level: str = "info"
 
 

@@ -68,7 +68,9 @@ def test_everything_binds_to_loopback(start_hub: Callable[..., Any]) -> None:
         pytest.param("marram.toml", "[hub]\nregoin = 'x'\n", ("line 2", "regoin"), id="unknown key"),
         pytest.param("marram.toml", "[hubb]\n", ("line 1", "hubb"), id="unknown section"),
         pytest.param("marram.toml", "[hub\n", ("marram.toml",), id="not TOML"),
-        pytest.param("marram.toml", "[hub]\nflush_s = 'soon'\n", ("flush_s", "float"), id="wrong type"),
+        pytest.param("marram.toml", "[timeseries]\nflush_s = 'soon'\n", ("flush_s", "float"), id="wrong type"),
+        pytest.param("marram.toml", "[timeseries]\nflush_s = 0\n", ("flush_s", "0.1"), id="no time between flushes"),
+        pytest.param("marram.toml", "[timeseries]\nquery_memory = 'lots'\n", ("query_memory",), id="no size"),
         pytest.param("marram.toml", "[hub]\naccount_id = '1'\n", ("12 digits",), id="bad account"),
         pytest.param(
             "hub.db", "this is no database, but long enough to be looked at" * 40, ("hub.db",), id="not SQLite"

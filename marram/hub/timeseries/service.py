@@ -7,6 +7,7 @@ Not here: the files' format (work), SQL of users, retention.
 
 import asyncio
 import contextlib
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import Final, Protocol, TypeAlias, TypedDict, cast
 
 from marram.core import codec
 from marram.core.codec import JsonValue
-from marram.core.errors import Corrupt, MarramError, NotFound, Unavailable
+from marram.core.errors import Corrupt, Invalid, MarramError, NotFound, Unavailable
 from marram.core.segment import KIND_POINT, Origin, Record
 from marram.hub.timeseries import points, store
 from marram.hub.timeseries.points import Field, Point
@@ -75,11 +76,19 @@ Highest: TypeAlias = dict[str, tuple[int, int]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Section [timeseries] of marram.toml."""
+    """Section [timeseries] of marram.toml. Raises Invalid for a value that cannot be."""
 
     flush_s: float = 60.0
     flush_bytes: int = 64 << 20
     query_memory: str = "512MB"
+
+    def __post_init__(self) -> None:
+        if not 0.1 <= self.flush_s <= 86_400:
+            raise Invalid(f"[timeseries] flush_s is 0.1 to 86400 seconds, not {self.flush_s:g}")
+        if not 1 << 16 <= self.flush_bytes <= 1 << 32:
+            raise Invalid(f"[timeseries] flush_bytes is 65536 to {1 << 32}, not {self.flush_bytes}")
+        if not re.fullmatch(r"[1-9][0-9]{0,5}(MB|GB)", self.query_memory):
+            raise Invalid(f"[timeseries] query_memory looks like 512MB or 2GB, not {self.query_memory!r}")
 
 
 @dataclass(slots=True, kw_only=True)  # not frozen: tens of thousands a query
