@@ -212,6 +212,7 @@ def spawn(
         "uid": user.uid if user else None,
         "gid": user.gid if user else None,
         "groups": list(user.groups) if user else [],
+        "unset": [] if "LC_CTYPE" in env else ["LC_CTYPE"],
     }
     command = [sys.executable, "-I", "-S", str(JAIL), json.dumps(settings), "--", *argv]
     try:
