@@ -168,6 +168,11 @@ class Tx:
             raise Unavailable("the transaction was rolled back; try again")
 
 
+def _about(path: Path, error: MarramError | RuntimeError) -> MarramError | RuntimeError:
+    """The same error, naming the file: at the start nobody knows yet which database is meant."""
+    return type(error)(f"{path}: {error}")
+
+
 def failure(exc: sqlite3.Error) -> MarramError | RuntimeError:
     """The exception that says what `exc` means for the caller; RuntimeError when it is our own mistake."""
     name: str = getattr(exc, "sqlite_errorname", "") or ""
@@ -271,14 +276,20 @@ class Db:
         """
         path = Path(path)
         existed = path.exists() and path.stat().st_size > 0
-        db = cls(path, clock=clock, entropy=entropy or SystemEntropy(), cache_entries=cache_entries)
+        try:
+            db = cls(path, clock=clock, entropy=entropy or SystemEntropy(), cache_entries=cache_entries)
+        except Corrupt as exc:
+            raise _about(path, exc) from exc
         try:
             db._prepare()
             _migrate(db._writer, path, [KIT, *migrations], clock, existed=existed)
             disk.fsync_dir(path.parent)
         except sqlite3.Error as exc:
             db._writer.close()
-            raise failure(exc) from exc
+            raise _about(path, failure(exc)) from exc
+        except Corrupt as exc:
+            db._writer.close()
+            raise _about(path, exc) from exc
         except BaseException:
             db._writer.close()
             raise

@@ -97,22 +97,37 @@ def run(options: Options) -> int:
 
 
 async def _main(options: Options, data: Path, wanted: HubSettings, of_series: SeriesSettings) -> int:
-    stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    stop: asyncio.Future[int] = loop.create_future()  # the exit code
     for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, stop.set)
-    async with _hub(options, data, wanted, of_series) as hub:
+        loop.add_signal_handler(name, _finish, stop, 0)
+    async with _hub(options, data, wanted, of_series, stop) as hub:
         folders.write_hub_json(data, hub)
         print("marram hub ready", flush=True)
         logger.info("hub.ready", endpoints=hub.endpoints)
-        await stop.wait()
+        code = await stop
         logger.info("hub.stopping")
     logger.info("hub.stopped")
-    return 0
+    return code
+
+
+def _finish(stop: "asyncio.Future[int]", code: int) -> None:
+    if not stop.done():
+        stop.set_result(code)
+
+
+async def _watch_database(db: Db, stop: "asyncio.Future[int]") -> None:
+    """After an I/O error in a commit nothing can be written until the file is opened anew: end, and be started again."""
+    while db.failed is None:
+        await asyncio.sleep(1.0)
+    logger.error("hub.database_failed", why=db.failed)
+    _finish(stop, 1)
 
 
 @contextlib.asynccontextmanager
-async def _hub(options: Options, data: Path, wanted: HubSettings, of_series: SeriesSettings) -> AsyncIterator[HubJson]:
+async def _hub(
+    options: Options, data: Path, wanted: HubSettings, of_series: SeriesSettings, stop: "asyncio.Future[int]"
+) -> AsyncIterator[HubJson]:
     clock, entropy, bus = SystemClock(), SystemEntropy(), Bus()
     async with contextlib.AsyncExitStack() as stack:
         db = stack.enter_context(
@@ -180,6 +195,7 @@ async def _hub(options: Options, data: Path, wanted: HubSettings, of_series: Ser
         # What runs. The outbox goes before the doors: replies of the last life leave first.
         supervisor = await stack.enter_async_context(Supervisor())
         outbox = Outbox(db, broker.publish_outbox)
+        supervisor.start("database", lambda: _watch_database(db, stop))
         supervisor.start("outbox", outbox.run)
         supervisor.start("broker", broker.run)
         supervisor.start("series", series.run)
