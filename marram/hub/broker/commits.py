@@ -111,6 +111,7 @@ class Commits:
             entry.offset = offset
             if entry.sessions is not None:
                 for session in entry.sessions:
+                    session.joining -= 1
                     session.queue.append(offset)
                     self._queued(session)
                 entry.sessions = None
@@ -123,6 +124,8 @@ class Commits:
             offset += 1
 
     def _failed(self, entry: Entry, why: str) -> None:
+        for session in entry.sessions or ():
+            session.joining -= 1
         entry.sessions = None
         if entry.source:
             self._fall_back(entry.source, entry.previous)

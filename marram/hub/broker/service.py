@@ -585,6 +585,7 @@ class Broker:
             body = v5.with_length(encoded)
             properties = v5.read_properties(Reader(body, 0, len(body)), PUBLISH)
         message = self._message(topic, frame[payload_at:], qos, encoded, properties)
+        message.was_retained = flags & 1 == 1
         ack: Ack | None = None
         if qos:
             ack = Ack(link, packet_id, 1)
@@ -693,8 +694,8 @@ class Broker:
     def _send_one(
         self, session: Session, subscription: Subscription, message: Message, entry: Entry, names: list[str]
     ) -> None:
-        if message.retain and not subscription.retain_as_published:
-            message = Message(message.topic, message.payload, message.qos, message.properties)
+        if message.was_retained and subscription.retain_as_published:
+            message = Message(message.topic, message.payload, message.qos, message.properties, True, message.expires_ms)
         if message.qos and subscription.qos:
             if session.is_durable:
                 session.deliver_durable(message, entry)
@@ -746,7 +747,12 @@ class Broker:
             self._commits.carried(entry)
         self._commits.add(
             Record(
-                KIND_MESSAGE, 1 if message.retain else 0, self._clock.wall_ms(), message.topic, meta, message.payload
+                KIND_MESSAGE,
+                1 if message.was_retained else 0,
+                self._clock.wall_ms(),
+                message.topic,
+                meta,
+                message.payload,
             ),
             entry,
         )

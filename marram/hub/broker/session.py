@@ -72,7 +72,19 @@ class Owner(Protocol):
 class Message:
     """One message on its way to subscribers. `properties`: encoded for MQTT 5, without their length."""
 
-    __slots__ = ("_one4", "_one5", "_zero4", "_zero5", "expires_ms", "payload", "properties", "qos", "retain", "topic")
+    __slots__ = (
+        "_one4",
+        "_one5",
+        "_zero4",
+        "_zero5",
+        "expires_ms",
+        "payload",
+        "properties",
+        "qos",
+        "retain",
+        "topic",
+        "was_retained",
+    )
 
     def __init__(
         self, topic: bytes, payload: bytes, qos: int, properties: bytes, retain: bool = False, expires_ms: int = 0
@@ -83,6 +95,7 @@ class Message:
         self.properties = properties
         self.retain = retain
         self.expires_ms = expires_ms
+        self.was_retained = False  # the publisher asked for it; subscribers see so only with Retain As Published
         self._zero4 = b""
         self._zero5 = b""
         self._one4 = b""
@@ -308,7 +321,7 @@ class Session:
     """The state of a client id. `expiry_s` 0: it ends with its connection."""
 
     __slots__ = (
-        "client_id", "expires_ms", "expiry_s", "link", "lost", "memory", "memory_bytes", "number", "principal", "queue",
+        "client_id", "expires_ms", "expiry_s", "joining", "link", "lost", "memory", "memory_bytes", "number", "principal", "queue",
         "subject", "subscriptions", "version", "window",
     )  # fmt: skip
 
@@ -322,6 +335,7 @@ class Session:
         self.link: Link | None = None
         self.window: Window[Entry | None] = Window(MAX_IN_FLIGHT)
         self.queue: deque[int] = deque()  # offsets to send, oldest first
+        self.joining = 0  # messages of this tick that will join the queue
         self.memory: deque[Message] = deque()
         self.memory_bytes = 0
         self.expires_ms = 0  # wall clock; 0 while it is connected
@@ -352,14 +366,15 @@ class Session:
     def deliver_durable(self, message: Message, entry: Entry) -> None:
         """A QoS 1 message that `entry` carries into the journal: at once when there is room, else by its offset."""
         link = self.link
-        if link is None or self.queue or self.window.is_full() or link.congested:
-            if len(self.queue) >= MAX_QUEUE:  # as AWS: the old ones stay
+        if link is None or self.queue or self.joining or self.window.is_full() or link.congested:
+            if len(self.queue) + self.joining >= MAX_QUEUE:  # as AWS: the old ones stay
                 self.lost += 1
                 _full.inc()
                 return
             if entry.sessions is None:
                 entry.sessions = []
             entry.sessions.append(self)
+            self.joining += 1
             return
         self._send(link, message, entry)
 
