@@ -56,7 +56,10 @@ SLICES: Final = (
 ALPN_MQTT: Final = "x-amzn-mqtt-ca"
 ALPN_HTTP: Final = "http/1.1"
 LOOPBACK: Final = "127.0.0.1"
-PRESIGN_RIGHTS: Final = '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::marram-*"}]}'
+PRESIGN_RIGHTS: Final = (
+    '{"Version": "2012-10-17", "Statement": '
+    '[{"Effect": "Allow", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::marram-*"}]}'
+)
 STOP_S: Final = 4.0
 
 
