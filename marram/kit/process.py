@@ -7,7 +7,6 @@ Not here: worker processes that speak frames (kit/pool).
 
 import asyncio
 import contextlib
-import json
 import os
 import pwd
 import signal
@@ -43,7 +42,7 @@ class Limits:
     open_files: int | None = None
     core_bytes: int | None = 0
 
-    def as_settings(self) -> dict[str, int]:
+    def settings(self) -> dict[str, int]:
         named = {"RLIMIT_AS": self.memory_bytes, "RLIMIT_NOFILE": self.open_files, "RLIMIT_CORE": self.core_bytes}
         return {name: value for name, value in named.items() if value is not None}
 
@@ -207,14 +206,15 @@ def spawn(
     user: only root may give another. `env` is the whole environment of the program.
     """
     settings = {
-        "parent": os.getpid(),
-        "limits": (limits or Limits()).as_settings(),
-        "uid": user.uid if user else None,
-        "gid": user.gid if user else None,
-        "groups": list(user.groups) if user else [],
-        "unset": [] if "LC_CTYPE" in env else ["LC_CTYPE"],
+        "parent": str(os.getpid()),
+        **{name: str(each) for name, each in (limits or Limits()).settings().items()},
     }
-    command = [sys.executable, "-I", "-S", str(JAIL), json.dumps(settings), "--", *argv]
+    if user is not None:
+        settings |= {"uid": str(user.uid), "gid": str(user.gid), "groups": ",".join(map(str, user.groups))}
+    if "LC_CTYPE" not in env:
+        settings["unset"] = "LC_CTYPE"  # CPython sets it itself in the C locale
+    text = ";".join(f"{key}={value}" for key, value in settings.items())
+    command = [sys.executable, "-I", "-S", str(JAIL), text, "--", *argv]
     try:
         popen = subprocess.Popen(
             command,
