@@ -21,19 +21,17 @@ from marram import VERSION
 from marram.core import ed25519
 from marram.core.codec import JsonObject, JsonValue
 from marram.core.errors import Conflict, Invalid
+from marram.edge.connected import MIGRATIONS as CONNECTED_MIGRATIONS
+from marram.edge.connected import Connected
 from marram.edge.control import Control
-from marram.edge.deploy.ports import Nowhere, Reporter, Source
 from marram.edge.deploy.service import Deployments
 from marram.edge.deploy.work import Tools
-from marram.edge.ipc.authorisation import Authorisation
-from marram.edge.ipc.ports import Core, DeploymentState, LocalDeployment
-from marram.edge.ipc.server import Server
+from marram.edge.ipc.build import build_ipc
 from marram.edge.nucleus import prepare
 from marram.edge.nucleus.config import Config
 from marram.edge.nucleus.prepare import Device
 from marram.edge.nucleus.root import Root
 from marram.edge.nucleus.supervisor import Supervisor
-from marram.edge.pubsub.hub import Hub
 from marram.kit import disk
 from marram.kit.clock import Clock, Entropy, SystemClock, SystemEntropy
 from marram.kit.db import Db, Migrations
@@ -45,8 +43,8 @@ log = logger(__name__)
 MIGRATIONS: Final = (
     Migrations(slice="nucleus", package="marram.edge.nucleus"),
     Migrations(slice="deploy", package="marram.edge.deploy"),
+    *CONNECTED_MIGRATIONS,
 )
-GROUP_STATUS: Final = {"REJECTED": "FAILED"}  # the states that IPC knows
 
 
 class AlreadyRunning(Conflict):
@@ -89,34 +87,30 @@ async def _run(
     config = Config(db)
     config.read_file(root.config)
     supervisor = Supervisor(db=db, config=config, device=_device(root, config, settings), clock=clock, entropy=entropy)
-    nowhere = Nowhere()
-    source: Source = nowhere
-    reporter: Reporter = nowhere
+    connected = Connected(
+        root=root, config=config, db=db, clock=clock, entropy=entropy, auto_ports=settings.ports == "auto"
+    )
     tools = Tools(
         db=db,
         config=config,
         supervisor=supervisor,
         root=root,
-        source=source,
+        source=connected.source,
         verify_signature=_pinned(config.nucleus("marram", "signingKey")),
     )
-    deployments = Deployments(tools, reporter, clock=clock, entropy=entropy)
-    authorisation = Authorisation(
-        lambda component: config.value(component, "accessControl"), thing_name=supervisor.device.thing
+    deployments = Deployments(tools, connected.reporter, clock=clock, entropy=entropy)
+    connected.attach(supervisor, deployments)
+    ipc = build_ipc(
+        root=root,
+        config=config,
+        supervisor=supervisor,
+        deployments=deployments,
+        pubsub=connected.pubsub,
+        clock=clock,
+        entropy=entropy,
+        iot_core=connected.link,
+        shadows=connected.shadows,
     )
-    ipc = Server(
-        root.ipc_socket,
-        Core(
-            pubsub=Hub(),
-            authorisation=authorisation,
-            tokens=supervisor,
-            configuration=config,
-            components=supervisor,
-            deployments=_LocalDeployments(deployments),
-            wall_ms=clock.wall_ms,
-        ),
-    )
-    config.on_change(authorisation.forget)
 
     def status() -> JsonObject:
         return {
@@ -124,18 +118,24 @@ async def _run(
             "pid": os.getpid(),
             "root": str(root.path),
             "thing": supervisor.device.thing,
-            "endpoints": {},
+            "endpoints": connected.endpoints(),
+            **connected.status(),
             "deployments_open": any(not each.ended for each in deployments.list()),
         }
 
     control = Control(root, supervisor, deployments, status)
-    services: Sequence[tuple[str, Callable[[], Awaitable[None]]]] = (("ipc", ipc.run), ("control", control.run))
+    services: Sequence[tuple[str, Callable[[], Awaitable[None]]]] = (
+        ("ipc", ipc.run),
+        ("control", control.run),
+        *connected.services(),
+    )
     async with asyncio.TaskGroup() as outer:
         tasks = [outer.create_task(forever(name, work), name=name) for name, work in services]
         try:
             async with supervisor:
                 await ipc.ready.wait()
                 await supervisor.boot()
+                await connected.listening()
                 deploying = outer.create_task(forever("deployments", deployments.run), name="deployments")
                 log.info("edge.ready", root=str(root.path), thing=supervisor.device.thing, version=VERSION)
                 ready()
@@ -147,42 +147,8 @@ async def _run(
         finally:
             for task in tasks:
                 task.cancel()
-
-
-class _LocalDeployments:
-    """IPC's view of deployments."""
-
-    def __init__(self, deployments: Deployments) -> None:
-        self._deployments = deployments
-
-    async def create_local(self, request: LocalDeployment) -> str:
-        if request.group not in ("", "LOCAL_DEPLOYMENT"):
-            raise Invalid(f"a local deployment for the group {request.group!r} is not supported here")
-        return await self._deployments.submit_local(
-            add=request.add,
-            remove=request.remove,
-            configuration=request.configuration,
-            run_with=request.run_with,
-            recipes=request.recipes,
-            artifacts=request.artifacts,
-            rollback=request.rollback,
-        )
-
-    async def cancel(self, deployment_id: str) -> None:
-        await self._deployments.cancel(deployment_id)
-
-    def status(self, deployment_id: str) -> DeploymentState:
-        row = self._deployments.status(deployment_id)
-        return DeploymentState(
-            deployment_id=row.id,
-            status=GROUP_STATUS.get(row.status, row.status),
-            created_ms=row.created_ms,
-            details=row.detail or None,
-        )
-
-    def list(self) -> Sequence[DeploymentState]:
-        rows = [row for row in self._deployments.list(30) if row.target == "LOCAL_DEPLOYMENT"]
-        return [self.status(row.id) for row in rows[:5]]
+            await asyncio.wait(tasks)
+            await connected.close()
 
 
 def _device(root: Root, config: Config, settings: Settings) -> Device:
