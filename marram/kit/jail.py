@@ -63,7 +63,7 @@ def _exec(argv: "list[str]") -> int:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as exc:
-            code, why = 126, exc.strerror
+            code, why = 126, exc.strerror or ""
     sys.stderr.write(f"not started: {argv[0]}: {why}\n")
     return code
 
