@@ -161,7 +161,8 @@ class Deployments:
 
     def _overtaken(self, row: Deployment) -> bool:
         """After a restart in mid-deployment: somebody newer waits for the same target."""
-        return row.target != LOCAL and bool(self.tools.db.read_now(lambda tx: store.waiting(tx, row.target)))
+        waiting = self.tools.db.read_now(lambda tx: store.waiting(tx, row.target))
+        return row.target != LOCAL and any(each.number > row.number for each in waiting)  # it may wait itself
 
     def _note(self, deployment_id: str) -> None:
         row = self.status(deployment_id)

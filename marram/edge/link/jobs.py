@@ -56,6 +56,7 @@ class Jobs:
         self._inbox: asyncio.Queue[JsonObject] = asyncio.Queue()
         self._answers: dict[str, asyncio.Future[JsonObject]] = {}
         self._active: tuple[str, str] | None = None  # job, deployment
+        self._reported = ""  # the last job whose end was sent
 
     async def run(self) -> None:
         cancels = [
@@ -92,6 +93,7 @@ class Jobs:
             "status": STATUS[status],
             "statusDetails": {key: value[:MAX_DETAIL] for key, value in details.items()},
         }
+        self._reported = job
         try:
             await self._update(job, request)
         except (NotFound, Conflict) as exc:
@@ -122,6 +124,9 @@ class Jobs:
         if self._active is not None and self._active[0] != job:
             gone, deployment = self._active
             self._active = None
+        else:
+            gone, deployment = "", ""
+        if gone and gone != self._reported:  # its own report may have moved the hub on before it was answered
             log.info("jobs.cancelled_by_hub", job=gone, deployment=deployment)
             with contextlib.suppress(NotFound, Conflict):  # it has ended; its report is on the way
                 await self._deployments.cancel(deployment)
