@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from marram.core.codec import JsonObject
 from marram.core.errors import Conflict, MarramError
-from marram.edge.deploy import document, engine, report, store
+from marram.edge.deploy import document, engine, record, report, store
 from marram.edge.deploy.document import LOCAL
 from marram.edge.deploy.ports import Reporter
-from marram.edge.deploy.store import Deployment
+from marram.edge.deploy.record import Deployment
 from marram.edge.deploy.work import Tools
 from marram.kit.clock import Clock, Entropy, uuid4
 from marram.kit.db import Tx
@@ -48,7 +48,7 @@ class Deployments:
             if parsed.target != LOCAL:
                 for each in store.waiting(tx, parsed.target):
                     detail: JsonObject = {"deployment-failure-cause": f"overtaken by {parsed.id}"}
-                    store.end(tx, each.id, store.CANCELED, detail)
+                    store.end(tx, each.id, record.CANCELED, detail)
                     overtaken.append(each.id)
                 current = store.next_open(tx)
                 if current is not None and current.target == parsed.target:
@@ -98,8 +98,8 @@ class Deployments:
             row = store.get(tx, deployment_id)
             if row.ended:
                 raise Conflict(f"deployment {deployment_id} has ended: {row.status}")
-            if row.status == store.QUEUED:
-                store.end(tx, deployment_id, store.CANCELED, {"deployment-failure-cause": "cancelled"})
+            if row.status == record.QUEUED:
+                store.end(tx, deployment_id, record.CANCELED, {"deployment-failure-cause": "cancelled"})
 
         await self.tools.db.write(work)
         if self._current == deployment_id:
