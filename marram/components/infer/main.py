@@ -37,6 +37,9 @@ log = logs.logger(__name__)
 BACKLOG_FRAMES: Final = 20_000
 RETRY_S: Final = 0.5
 STOP_S: Final = 1.5
+READY: Final = "ready"  # holds the bundle's folder, so that the file of another version never counts
+BEAT_S: Final = 1.0
+STALL_S: Final = 5.0
 MAX_MESSAGE: Final = 120_000  # under the 128 KB of a publish
 STOPPED, LOST, WRONG, GARBAGE = 0, 1, 2, 65
 
@@ -121,6 +124,7 @@ class Infer:
 
     async def run(self) -> int:
         """Returns the exit code."""
+        (self._work / READY).unlink(missing_ok=True)
         manifest, graph, canaries = await asyncio.to_thread(engine.open_bundle, self._folder)
         regions = len(self._settings.pipeline.regions) or 1
         made = await asyncio.to_thread(
@@ -140,6 +144,7 @@ class Infer:
                 tasks.create_task(self._send_feedback(), name="infer-feedback"),
                 tasks.create_task(self._follow_configuration(), name="infer-configuration"),
                 tasks.create_task(self._watch(), name="infer-ipc"),
+                tasks.create_task(self._beat(), name="infer-beat"),
             ]
             code = await self._done
             if self._pipeline is not None:
@@ -384,6 +389,19 @@ class Infer:
                 log.info("infer.restart_for_configuration")
                 self._finish(LOST)  # a new source means new threads: the nucleus starts a fresh process
             log.info("infer.configuration_changed")
+
+    async def _beat(self) -> None:
+        """Keep the ready file fresh while frames are read: the recipe's health script looks at its name and age."""
+        ready = self._work / READY
+        read, since = -1, time.monotonic()
+        while True:
+            assert self._pipeline is not None
+            now, fps = time.monotonic(), self._settings.pipeline.source.fps
+            if self._pipeline.counts.read != read:
+                read, since = self._pipeline.counts.read, now
+            if read > 0 and now - since < max(STALL_S, 3 / fps if fps else 0):
+                ready.write_text(f"{self._folder}\n")  # a sign of life, not a record: no fsync
+            await asyncio.sleep(BEAT_S if read > 0 else BEAT_S / 20)
 
     async def _watch(self) -> None:
         await self._ipc.closed.wait()

@@ -200,6 +200,19 @@ class Models:
         return Graph(data=data, labels=values["labels"], input=values["input"])
 
 
+# Healthy = the bundle passed its canaries and frames are being read. It is what a deployment waits for: a build that starts
+# and answers garbage never gets there, and one failed start is enough to take it back.
+HEALTH: Final[JsonObject] = {
+    "script": 'grep -qxF "{artifacts:decompressedPath}/bundle" "{work:path}/ready" &&'
+    ' test -n "$(find "{work:path}/ready" -newermt "-10 seconds")"',
+    "interval_s": 2,
+    "timeout_s": 5,
+    "failures": 4,
+    "settle_s": 1,
+    "errors": 1,
+}
+
+
 def recipe(
     component: str, version: str, uri: str, document: Mapping[str, Any], configuration: Mapping[str, Any]
 ) -> JsonObject:
@@ -219,6 +232,7 @@ def recipe(
         "ComponentDescription": f"Inference with model {document['name']} version {document['version']}",
         "ComponentPublisher": "Marram",
         "ComponentConfiguration": {"DefaultConfiguration": {"accessControl": access, **configuration}},
+        "x-marram": {"health": HEALTH},
         "Manifests": [
             {
                 "Platform": {"os": "linux"},

@@ -45,6 +45,7 @@ async def test_every_frame_is_published_exactly_once_and_right(bars: Path, tmp_p
     assert first["ids"] == f"{first['run']}:0-6" and first["count"] == 7 and first["readings"].startswith("0,1,2,3")
     seen = first["frames"][0]["objects"][0]
     assert seen["label"] == "0" and 0 < seen["confidence"] <= 1 and seen["box"] == [0, 0, 16, 16]
+    assert (tmp_path / "ready").read_text() == f"{bars}\n"
     lines = (tmp_path / "frames.log").read_text().splitlines()
     assert [line.split()[0] for line in lines[:2]] == ["sending", "sent"]
     assert messages[-1]["read"] == 60 and messages[-1]["dropped"] == 0 and messages[-1]["raw_bytes"] == 60 * 256

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from marram.ml.models import gate
+from marram.core import recipe
+from marram.ml.models import gate, service
 
 
 def evaluation(**change: Any) -> dict[str, Any]:
@@ -42,3 +43,9 @@ def test_first_version_needs_no_incumbent_but_its_least_accuracy() -> None:
     alone = {"models": [{"accuracy": 0.9, "ece": 0.01, "finite": True}]}
     assert gate.judge(alone) == []
     assert "0.9700" in gate.judge(alone, least_accuracy=0.97)[0]
+
+
+def test_recipe_of_a_model_is_one_that_a_core_takes() -> None:
+    made = service.recipe("com.example.m", "1.0.0", "s3://b/k.zip", {"name": "m", "version": 1}, {"regions": []})
+    parsed = recipe.parse(made)
+    assert parsed.health.errors == 1 and "{work:path}/ready" in parsed.health.script
