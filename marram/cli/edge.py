@@ -5,7 +5,7 @@ import json
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -14,13 +14,18 @@ from marram.cli.main import DONE, FAILED, STOPPED, Exit, TimedOut, WrongUsage, c
 from marram.core.errors import Conflict, Denied, Invalid, MarramError, NotFound, Unavailable
 
 DEFAULT_WAIT_S: Final = 600.0
-_KINDS: Final = {"NotFound": NotFound, "Invalid": Invalid, "Denied": Denied, "Conflict": Conflict}
+_KINDS: Final[Mapping[str, type[MarramError]]] = {
+    "NotFound": NotFound,
+    "Invalid": Invalid,
+    "Denied": Denied,
+    "Conflict": Conflict,
+}
 
 
 class CoreNotRunning(Unavailable):
     """No edge core answers at this ROOT."""
 
-    code = "MRM-3002"
+    code = "MRM-4002"
 
 
 @command("edge", help="the edge core of this machine: run it, join it, deploy to it, look at it")
@@ -94,14 +99,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _verb(
-    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    verbs: Any,  # argparse names this type privately
     name: str,
     text: str,
     example: str,
     *,
     json_too: bool = True,
 ) -> argparse.ArgumentParser:
-    parser = verbs.add_parser(name, help=text, description=text, epilog=f"example: {example}")
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text, epilog=f"example: {example}")
     parser.add_argument("--root", type=Path, required=True, help="folder of the edge core")
     if json_too:
         parser.add_argument("--json", action="store_true", help="machine-readable output")
@@ -279,20 +284,20 @@ def _not_yet(arguments: argparse.Namespace) -> int:
 
 
 def _json_object(text: str) -> dict[str, Any]:
+    from marram.core import codec
+
     try:
-        value = json.loads(text)
-    except ValueError as exc:
-        raise WrongUsage(f"--configuration: not JSON: {exc}") from exc
-    if not isinstance(value, dict):
-        raise WrongUsage("--configuration: must be a JSON object")
-    return value
+        return codec.loads_object(text, what="--configuration")
+    except Invalid as exc:
+        raise WrongUsage(f"--configuration: {exc.message}") from exc
 
 
 def _refusal(error: dict[str, str]) -> MarramError:
     """The core's refusal as ours, with the core's MRM number."""
     kind = _KINDS.get(error["kind"], Invalid)
-    made: type[MarramError] = type(kind.__name__, (kind,), {"code": error["code"]})
-    return made(error["message"])
+    made = kind(error["message"])
+    vars(made)["code"] = error["code"]  # of this one: the class keeps its own
+    return made
 
 
 class _Core:

@@ -19,7 +19,7 @@ MAX_COMPONENTS: Final = 1000
 class Unresolvable(Conflict):
     """The wanted components cannot run together; the message names the components and their requirements."""
 
-    code = "MRM-3101"
+    code = "MRM-4003"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,8 +30,8 @@ from marram.edge.broker.policy import Policy
 from marram.edge.broker.service import LocalBroker, server_context
 from marram.edge.broker.service import Settings as BrokerSettings
 from marram.edge.deploy.ports import Nowhere, Reporter, Source
+from marram.edge.deploy.record import Deployment
 from marram.edge.deploy.service import Deployments
-from marram.edge.deploy.store import Deployment
 from marram.edge.link import ledger, store
 from marram.edge.link.dataplane import DataPlane
 from marram.edge.link.dataplane import Hub as HubAddress

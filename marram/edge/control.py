@@ -13,8 +13,8 @@ from typing import Final
 from marram.core import codec
 from marram.core.codec import JsonObject, JsonValue
 from marram.core.errors import Invalid, MarramError
+from marram.edge.deploy.record import Deployment
 from marram.edge.deploy.service import Deployments
-from marram.edge.deploy.store import Deployment
 from marram.edge.nucleus.root import Root, short_socket
 from marram.edge.nucleus.supervisor import Supervisor
 from marram.kit.log import logger

@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import os
 import signal
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -50,7 +50,7 @@ MIGRATIONS: Final = (
 class AlreadyRunning(Conflict):
     """Another core runs on this ROOT."""
 
-    code = "MRM-3001"
+    code = "MRM-4001"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +182,7 @@ def _pinned(value: JsonValue) -> Callable[[bytes, bytes], bool] | None:
 
 
 @contextlib.contextmanager
-def _locked(root: Root) -> Iterator[TextIO]:
+def _locked(root: Root) -> Generator[TextIO]:
     file = (root.path / "lock").open("w")
     try:
         try:

@@ -7,7 +7,8 @@ The package is imported when first needed: a core that boots from its own databa
 
 import math
 import re
-from typing import Final, cast
+from collections.abc import Iterator
+from typing import Any, Final
 
 from marram.core import codec
 from marram.core.codec import JsonObject, JsonValue
@@ -35,7 +36,7 @@ def loads(
     import yaml  # late: see above
 
     try:
-        return _Reader(max_nodes, max_depth).document(yaml.parse(text, Loader=yaml.SafeLoader), yaml)
+        return _Reader(max_nodes, max_depth).document(iter(yaml.parse(text, Loader=yaml.SafeLoader)))
     except yaml.YAMLError as exc:
         mark = getattr(exc, "problem_mark", None)
         place = f" at line {mark.line + 1} column {mark.column + 1}" if mark else ""
@@ -57,8 +58,7 @@ class _Reader:
         self._nodes = max_nodes
         self._depth = max_depth
 
-    def document(self, events: object, yaml: object) -> JsonValue:
-        stream = iter(cast("list[object]", events))
+    def document(self, stream: Iterator[Any]) -> JsonValue:
         result: JsonValue = None
         documents = 0
         for event in stream:
@@ -71,7 +71,7 @@ class _Reader:
                 result = self._value(event, stream, 0)
         return result
 
-    def _value(self, event: object, stream: object, depth: int) -> JsonValue:
+    def _value(self, event: Any, stream: Iterator[Any], depth: int) -> JsonValue:
         name = type(event).__name__
         place = _place(event)
         self._nodes -= 1
@@ -89,13 +89,13 @@ class _Reader:
             return _scalar(text, place) if getattr(event, "style", None) is None and tag is None else text
         if name == "SequenceStartEvent":
             items: list[JsonValue] = []
-            for inner in stream:  # type: ignore[attr-defined] # an iterator of events
+            for inner in stream:
                 if type(inner).__name__ == "SequenceEndEvent":
                     break
                 items.append(self._value(inner, stream, depth + 1))
             return items
         made: JsonObject = {}
-        for inner in stream:  # type: ignore[attr-defined] # an iterator of events
+        for inner in stream:
             if type(inner).__name__ == "MappingEndEvent":
                 break
             if type(inner).__name__ != "ScalarEvent":
@@ -105,7 +105,7 @@ class _Reader:
                 raise Invalid(f"YAML anchors and merges are not accepted{_place(inner)}")
             if key in made:
                 raise Invalid(f"duplicate key {key!r}{_place(inner)}")
-            made[key] = self._value(next(stream), stream, depth + 1)  # type: ignore[call-overload]
+            made[key] = self._value(next(stream), stream, depth + 1)
         return made
 
 
@@ -126,6 +126,6 @@ def _scalar(text: str, place: str) -> JsonValue:
     return text
 
 
-def _place(event: object) -> str:
+def _place(event: Any) -> str:
     mark = getattr(event, "start_mark", None)
     return f" at line {mark.line + 1} column {mark.column + 1}" if mark else ""

@@ -125,4 +125,4 @@ def test_a_folder_without_a_hub_is_not_found_and_says_what_to_do(
 
 def test_a_root_without_a_core_says_how_to_start_one(capsys: pytest.CaptureFixture[str], tmp_path: object) -> None:
     code, _, err = run(capsys, "edge", "status", "--root", f"{tmp_path}/none")
-    assert code == 1 and "MRM-3002" in err and "marram edge up" in err
+    assert code == 1 and "MRM-4002" in err and "marram edge up" in err

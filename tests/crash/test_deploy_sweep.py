@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from marram.core import config_tree
-from marram.edge.deploy import store
+from marram.edge.deploy import record
 from tests.crash.sweep import python, sweep
 from tests.crash.work import deploy as workload
 
@@ -35,7 +35,7 @@ async def reboot(folder: Path, acked: int) -> None:
         whole(deployments, acked)
         # and it can go on
         row = await workload.deploy(deployments, folder, 5)
-        assert row.status == store.SUCCEEDED, f"cannot go on: {row.detail}"
+        assert row.status == record.SUCCEEDED, f"cannot go on: {row.detail}"
         for row in deployments.list():
             assert row.detail.get("detailed-deployment-status") != "FAILED_UNABLE_TO_ROLLBACK", row.detail
 
@@ -49,7 +49,7 @@ def whole(deployments: workload.Deployments, acked: int) -> None:
     rows = deployments.list()
     if rows:
         last = rows[0].number
-        told = workload.SETS[last if rows[0].status == store.SUCCEEDED else last - 1]
+        told = workload.SETS[last if rows[0].status == record.SUCCEEDED else last - 1]
         assert versions == told, f"{versions}, and deployment {last} says {rows[0].status}"
     for name, each in active.items():
         for file, digest in each.artifacts.items():

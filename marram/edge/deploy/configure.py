@@ -8,8 +8,8 @@ from marram.core.config_tree import Tree
 from marram.core.errors import Invalid, MarramError
 from marram.core.recipe import Recipe
 from marram.edge.deploy.work import Work
+from marram.edge.nucleus.component import Component
 from marram.edge.nucleus.prepare import Prepared
-from marram.edge.nucleus.store import Component
 
 
 async def run(work: Work) -> None:

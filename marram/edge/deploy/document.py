@@ -90,7 +90,8 @@ def local(
 ) -> JsonObject:
     """The document of a local deployment; `configuration` = {component: {MERGE, RESET}} as AWS's CLI has it."""
     components: JsonObject = {}
-    for name in dict.fromkeys((*add, *(configuration or {}), *(run_with or {}))):
+    names: list[str] = [*add, *(configuration or {}), *(run_with or {})]
+    for name in dict.fromkeys(names):
         entry: JsonObject = {"version": add.get(name, "")}
         update = (configuration or {}).get(name)
         if update is not None:

@@ -13,8 +13,20 @@ from typing import Final
 
 from marram.core.codec import JsonObject
 from marram.core.errors import Corrupt, Denied, Invalid, MarramError, Unsupported
-from marram.edge.deploy import configure, document, fetch, report, resolve, rollback, store, switch, verify, watch
-from marram.edge.deploy.store import Deployment
+from marram.edge.deploy import (
+    configure,
+    document,
+    fetch,
+    record,
+    report,
+    resolve,
+    rollback,
+    store,
+    switch,
+    verify,
+    watch,
+)
+from marram.edge.deploy.record import Deployment
 from marram.edge.deploy.work import (
     NO_STATE_CHANGE,
     ROLLBACK_COMPLETE,
@@ -45,7 +57,7 @@ async def run(row: Deployment, tools: Tools, cancelled: asyncio.Event) -> None:
         work = Work(row=row, document=document.parse(row.document), tools=tools, detail=dict(row.detail))
     except MarramError as exc:
         refusal = _failure(exc, NO_STATE_CHANGE)
-        await tools.db.write(lambda tx: store.end(tx, row.id, store.REJECTED, refusal))
+        await tools.db.write(lambda tx: store.end(tx, row.id, record.REJECTED, refusal))
         return
     if row.phase == "rollback":
         await _roll_back(work, "", resumed=True)
@@ -63,11 +75,11 @@ async def run(row: Deployment, tools: Tools, cancelled: asyncio.Event) -> None:
             await _roll_back(work, exc.message)
         else:
             work.detail |= _failure(exc, ROLLBACK_NOT_REQUESTED)
-            await report.run(work, store.FAILED)
+            await report.run(work, record.FAILED)
     else:
         work.detail["detailed-deployment-status"] = SUCCESSFUL
         failpoint("deploy.report.begin")
-        await report.run(work, store.SUCCEEDED)
+        await report.run(work, record.SUCCEEDED)
 
 
 async def _prepare(work: Work, cancelled: asyncio.Event) -> bool:
@@ -96,11 +108,11 @@ async def _prepare(work: Work, cancelled: asyncio.Event) -> bool:
         return True
     except _Cancelled:
         work.detail |= {"detailed-deployment-status": NO_STATE_CHANGE, "deployment-failure-cause": "cancelled"}
-        await report.run(work, store.CANCELED)
+        await report.run(work, record.CANCELED)
     except TimeoutError:
         fault = DeploymentFailed(f"{phase} did not end within {limits.get(phase, 0):g} s")
         work.detail |= _failure(fault, NO_STATE_CHANGE)
-        await report.run(work, store.FAILED)
+        await report.run(work, record.FAILED)
     except Exception as exc:  # a supervisor: a deployment always ends
         if not isinstance(exc, MarramError | OSError):
             log.error("deployment.fault", exc_info=exc, deployment=row_id, phase=phase)
@@ -110,7 +122,7 @@ async def _prepare(work: Work, cancelled: asyncio.Event) -> bool:
             return False
         log.warning("deployment.failed", deployment=row_id, phase=phase, why=error.message)
         work.detail |= _failure(error, NO_STATE_CHANGE)
-        await report.run(work, store.FAILED)
+        await report.run(work, record.FAILED)
     return False
 
 
@@ -126,10 +138,10 @@ async def _roll_back(work: Work, why: str, *, resumed: bool = False) -> None:
     except MarramError as exc:
         work.detail["detailed-deployment-status"] = UNABLE_TO_ROLLBACK
         work.detail["rollback-failure-cause"] = exc.message
-        await report.run(work, store.FAILED)
+        await report.run(work, record.FAILED)
         return
     work.detail["detailed-deployment-status"] = ROLLBACK_COMPLETE
-    await report.run(work, store.CANCELED if was_cancelled else store.FAILED)
+    await report.run(work, record.CANCELED if was_cancelled else record.FAILED)
 
 
 def _ours(exc: Exception, work: Work) -> MarramError:

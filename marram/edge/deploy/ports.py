@@ -6,7 +6,7 @@ from typing import Protocol
 
 from marram.core.codec import JsonObject
 from marram.core.errors import NotFound
-from marram.edge.deploy.store import Deployment
+from marram.edge.deploy.record import Deployment
 
 
 class Source(Protocol):

@@ -10,9 +10,9 @@ from marram.core.codec import JsonObject, JsonValue
 from marram.core.errors import MarramError
 from marram.edge.deploy import store
 from marram.edge.deploy.work import Work
-from marram.edge.nucleus import store as nucleus
+from marram.edge.nucleus import active as nucleus
+from marram.edge.nucleus.component import Component
 from marram.edge.nucleus.root import Root
-from marram.edge.nucleus.store import Component
 from marram.kit import disk
 from marram.kit.log import logger
 

@@ -3,9 +3,9 @@
 from marram.core.errors import Invalid
 from marram.edge.deploy import store, switch, watch
 from marram.edge.deploy.work import Work
-from marram.edge.nucleus import store as nucleus
+from marram.edge.nucleus import active as nucleus
+from marram.edge.nucleus.component import Component
 from marram.edge.nucleus.prepare import Prepared
-from marram.edge.nucleus.store import Component
 from marram.kit.db import Tx
 from marram.kit.log import logger
 

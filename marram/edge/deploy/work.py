@@ -11,7 +11,7 @@ from marram.core.errors import MarramError
 from marram.core.plan import Plan
 from marram.edge.deploy.document import Document
 from marram.edge.deploy.ports import Source
-from marram.edge.deploy.store import Deployment
+from marram.edge.deploy.record import Deployment
 from marram.edge.nucleus.config import Config
 from marram.edge.nucleus.prepare import Prepared
 from marram.edge.nucleus.root import Root
@@ -22,7 +22,7 @@ from marram.kit.db import Db
 class DeploymentFailed(MarramError):
     """The deployment ended without its new set; the message says at which step and why."""
 
-    code = "MRM-3301"
+    code = "MRM-4005"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

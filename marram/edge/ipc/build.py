@@ -9,7 +9,7 @@ from typing import Final
 from marram.core import codec
 from marram.core.codec import JsonObject, JsonValue
 from marram.core.errors import Invalid, NotFound, Unsupported
-from marram.edge.deploy import store
+from marram.edge.deploy import record
 from marram.edge.deploy.document import LOCAL
 from marram.edge.deploy.service import Deployments
 from marram.edge.ipc.authorisation import CLI_TOKEN, Authorisation
@@ -22,7 +22,7 @@ from marram.edge.pubsub.hub import Hub
 from marram.kit import disk
 from marram.kit.clock import Clock, Entropy
 
-STATUS: Final = {store.REJECTED: store.FAILED}  # the IPC's words are fewer
+STATUS: Final = {record.REJECTED: record.FAILED}  # the IPC's words are fewer
 
 
 def build_ipc(
@@ -133,7 +133,7 @@ class _Deployments:
         return [_state(each) for each in self._deployments.list(30) if each.target == LOCAL]
 
 
-def _state(row: store.Deployment) -> DeploymentState:
+def _state(row: record.Deployment) -> DeploymentState:
     details: JsonObject = {}
     for key, name in (
         ("detailed-deployment-status", "detailedDeploymentStatus"),

@@ -17,8 +17,8 @@ from marram.core import codec, config_tree, recipe
 from marram.core.config_tree import Tree
 from marram.core.errors import NotFound
 from marram.core.recipe import Lifecycle, Step
+from marram.edge.nucleus.component import Component
 from marram.edge.nucleus.root import SOCKET_LIMIT, Root
-from marram.edge.nucleus.store import Component
 
 VERSION: Final = "2.18.0"  # what components see in GGC_VERSION: the nucleus whose behaviour ours follows
 INSTALL_STEPS: Final = ("bootstrap", "install", "uninstall")

@@ -45,7 +45,7 @@ class Surroundings(Protocol):
 class StepFailed(MarramError):
     """A script of a component ended with an error or did not end in time."""
 
-    code = "MRM-3201"
+    code = "MRM-4004"
 
 
 class Runner:

@@ -1,50 +1,11 @@
 """Rows of the nucleus in state.db: configuration leaves, the active components, single facts."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
 
-from marram.core import codec, config_tree, recipe
-from marram.core.codec import JsonObject, JsonValue
+from marram.core import codec, config_tree
 from marram.core.config_tree import Leaf, Tree
-from marram.core.recipe import Recipe
+from marram.edge.nucleus.component import Component, component_from_json
 from marram.kit.db import Tx
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Component:
-    """One component of the active set. `artifacts`: file name -> SHA-256 hex; `installed`: signature of what was installed."""
-
-    recipe: Recipe
-    run_with: JsonObject
-    artifacts: Mapping[str, str]
-    installed: str = ""
-
-    @property
-    def name(self) -> str:
-        return self.recipe.name
-
-    @property
-    def version(self) -> str:
-        return str(self.recipe.version)
-
-    def as_json(self) -> JsonObject:
-        return {
-            "recipe": self.recipe.document,
-            "runWith": self.run_with,
-            "artifacts": dict(self.artifacts),
-            "installed": self.installed,
-        }
-
-
-def component_from_json(value: JsonObject) -> Component:
-    run_with, artifacts = value.get("runWith"), value.get("artifacts")
-    assert isinstance(run_with, dict) and isinstance(artifacts, dict)
-    return Component(
-        recipe=recipe.parse(value.get("recipe")),
-        run_with=run_with,
-        artifacts={name: str(digest) for name, digest in artifacts.items()},
-        installed=str(value.get("installed", "")),
-    )
 
 
 def trees(tx: Tx) -> dict[str, Tree]:
@@ -72,21 +33,6 @@ def save_tree(tx: Tx, component: str, before: Tree, after: Tree) -> None:
                 codec.dumps(leaf.value).decode(),
                 leaf.time_ms,
             )
-
-
-def tree_as_json(tree: Tree) -> JsonValue:
-    return [[list(path), leaf.value, leaf.time_ms] for path, leaf in sorted(tree.items())]
-
-
-def tree_from_json(value: JsonValue) -> Tree:
-    made: dict[config_tree.Path, Leaf] = {}
-    assert isinstance(value, list)
-    for entry in value:
-        assert isinstance(entry, list)
-        path, leaf, time_ms = entry
-        assert isinstance(path, list) and isinstance(time_ms, int)
-        made[tuple(str(key) for key in path)] = Leaf(leaf, time_ms)
-    return made
 
 
 def components(tx: Tx) -> dict[str, Component]:
@@ -135,10 +81,6 @@ def set_fact(tx: Tx, name: str, value: str) -> None:
         name,
         value,
     )
-
-
-def with_installed(component: Component, signature: str) -> Component:
-    return replace(component, installed=signature)
 
 
 def _text(path: config_tree.Path) -> str:

@@ -17,10 +17,10 @@ from marram.core.config_tree import Tree
 from marram.core.errors import Conflict, Invalid, NotFound, Unavailable
 from marram.core.lifecycle import State
 from marram.edge.nucleus import prepare, store
+from marram.edge.nucleus.component import Component, with_installed
 from marram.edge.nucleus.config import Config
 from marram.edge.nucleus.prepare import Device, Prepared
 from marram.edge.nucleus.runner import Runner
-from marram.edge.nucleus.store import Component
 from marram.kit import disk, metrics, process
 from marram.kit.clock import Clock, Entropy
 from marram.kit.db import Db
@@ -163,7 +163,7 @@ class Supervisor:
         finally:
             self._tokens.pop(token, None)
             runner.output.close()
-        return store.with_installed(prepared.component, prepared.install_signature)
+        return with_installed(prepared.component, prepared.install_signature)
 
     async def apply(self, wanted: Sequence[Prepared]) -> None:
         """Make the running set this one. Returns when the old is gone and the new was told to start."""
@@ -242,7 +242,7 @@ class Supervisor:
     def installed(self, name: str, signature: str) -> None:
         runner = self._runners.get(name)
         if runner is not None:
-            component = store.with_installed(runner.prepared.component, signature)
+            component = with_installed(runner.prepared.component, signature)
             runner.prepared = self.prepare(component)
             self._db.write_sync(lambda tx: store.set_installed(tx, name, signature))
 

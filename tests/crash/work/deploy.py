@@ -16,11 +16,12 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from marram.edge.deploy import store, switch, unzip
+from marram.edge.deploy import record, store, switch, unzip
 from marram.edge.deploy.ports import Nowhere
 from marram.edge.deploy.service import Deployments
 from marram.edge.deploy.work import Limits, Tools, Work
 from marram.edge.main import MIGRATIONS
+from marram.edge.nucleus import active
 from marram.edge.nucleus import prepare as nucleus_prepare
 from marram.edge.nucleus.config import Config
 from marram.edge.nucleus.prepare import Device
@@ -112,7 +113,7 @@ async def core(folder: Path) -> AsyncIterator[Deployments]:
         db.close()
 
 
-async def deploy(deployments: Deployments, folder: Path, number: int) -> store.Deployment:
+async def deploy(deployments: Deployments, folder: Path, number: int) -> record.Deployment:
     deployment = await deployments.submit_local(
         add={NAME: f"{number}.0.0"},
         configuration={NAME: {"MERGE": {"number": number}}},
@@ -127,7 +128,7 @@ async def run(folder: Path, last: int) -> None:
     async with core(folder) as deployments:
         for number in range(1, last + 1):
             row = await deploy(deployments, folder, number)
-            wanted = store.FAILED if number == 3 else store.SUCCEEDED
+            wanted = record.FAILED if number == 3 else record.SUCCEEDED
             assert row.status == wanted, row.detail
             print(number, flush=True)
 
@@ -135,7 +136,6 @@ async def run(folder: Path, last: int) -> None:
 def sabotage(how: str) -> None:
     """Engines broken on purpose."""
     if how == "two-commits":
-        good = switch.activate
 
         async def run(work: Work) -> None:
             wanted = {each.component.name: each.component for each in work.prepared}
@@ -143,7 +143,8 @@ def sabotage(how: str) -> None:
             await work.tools.db.write(lambda tx: store.enter(tx, work.row.id, "watch", snapshot=before))
             for _ in range(6):  # a window that the sampled sweep cannot miss
                 await work.tools.db.write(lambda tx: store.note(tx, work.row.id, {}))
-            await work.tools.db.write(lambda tx: good(tx, work.tools.config, wanted, work.trees, work.roots))
+            await work.tools.db.write(lambda tx: active.replace(tx, work.tools.config, wanted.values(), work.trees))
+            await work.tools.db.write(lambda tx: store.save_roots(tx, work.roots))
             await work.tools.supervisor.apply(work.prepared)
 
         switch.run = run

@@ -360,7 +360,7 @@ def test_a_second_core_on_one_root_is_refused(core: Any) -> None:
         timeout=20,
         check=False,
     )
-    assert second.returncode == 1 and "another edge core runs" in second.stderr and "MRM-3001" in second.stderr
+    assert second.returncode == 1 and "another edge core runs" in second.stderr and "MRM-4001" in second.stderr
 
 
 def test_built_ins_resolve_under_aws_names(core: Any) -> None:
