@@ -139,6 +139,14 @@ class Stream:
     chunks: AsyncIterator[bytes]
 
 
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A member of a result that is JSON text already, for a large answer of a rest-json operation: the door passes it on
+    as it is, so that it is the slice which answers for its shape. Only whole members of the result itself."""
+
+    text: bytes
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawRequest:
     """A request of the https door outside the AWS APIs (data plane, joining). `params` are the names in the template."""

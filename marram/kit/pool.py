@@ -1,14 +1,16 @@
 """Worker processes: spawned Python programs that answer calls over their standard input and output. No pickles.
 
 A frame is a length (u32, big endian) and that many bytes of JSON. To the worker {"method", "params"}, back {"result"} or
-{"error": {"kind", "message"}}; one call at a time. Large data go by file, named in `params`. The parent's half is
-`Worker`, the child's is `serve`. A worker dies with its parent (PDEATHSIG, and end of input), and is started again by
+{"error": {"kind", "message"}}; one call at a time. Large data go in by file, named in `params`, and come out by file or as
+bytes beside the result: the length then has its highest bit set, and a second length (u32) and those bytes follow the JSON.
+The parent's half is `Worker`, the child's is `serve`. A worker dies with its parent (PDEATHSIG, and end of input), and is started again by
 its owner's next call. Not here: how many workers there are and what they do (the slices' work.py).
 """
 
 import asyncio
 import contextlib
 import ctypes
+import fcntl
 import os
 import resource
 import signal
@@ -30,7 +32,9 @@ log = logger(__name__)
 MAX_FRAME: Final = 256 << 20
 PARENT_VARIABLE: Final = "MARRAM_WORKER_PARENT"
 LIMITS_VARIABLE: Final = "MARRAM_WORKER_LIMITS"
+PIPE_BYTES: Final = 1 << 20  # of the worker's output: one write of a page instead of many of 64 KB
 _LENGTH: Final = struct.Struct(">I")
+_WITH_BYTES: Final = 1 << 31
 _PR_SET_PDEATHSIG: Final = 1
 _KINDS: Final[Mapping[str, type[MarramError]]] = {
     kind.__name__: kind
@@ -47,6 +51,14 @@ _KINDS: Final[Mapping[str, type[MarramError]]] = {
 _deaths: Final = metrics.counter("marram_worker_deaths_total", "Worker processes that ended unasked", ("worker",))
 
 Handler: TypeAlias = Callable[[JsonObject], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """What a handler returns for `Worker.call_raw`: a small result, and bytes that nobody parses on the way, in parts."""
+
+    result: object
+    parts: Sequence[bytes | memoryview]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +97,10 @@ class Worker:
         Raises what the handler raised (as the same class of ours); Unavailable when the worker dies or the time is up. In
         both cases, and when the caller is cancelled, the process is gone: half an answer would shift all later ones.
         """
+        return (await self.call_raw(method, params, timeout_s))[0]
+
+    async def call_raw(self, method: str, params: Mapping[str, object], timeout_s: float) -> tuple[JsonValue, bytes]:
+        """As `call`, for a handler that returns Raw: its result and its bytes (none when it returned another thing)."""
         frame = codec.dumps({"method": method, "params": params})
         if len(frame) > MAX_FRAME:
             raise Invalid(f"a call of {len(frame)} bytes to the worker {self.name} is over {MAX_FRAME}")
@@ -95,7 +111,7 @@ class Worker:
             clean = False
             try:
                 async with asyncio.timeout(timeout_s):
-                    answer = await self._exchange(process, frame)
+                    answer, data = await self._exchange(process, frame)
                 clean = True
             except TimeoutError:
                 raise Unavailable(f"the worker {self.name} did not answer {method} in {timeout_s:g} s") from None
@@ -108,7 +124,7 @@ class Worker:
                 if not clean:
                     _kill(process)
                     self._process = None
-        return _result(answer, self.name)
+        return _result(answer, self.name), data
 
     async def close(self) -> None:
         """End the process: end of input, then SIGKILL after 5 s. A call in progress ends first, if it does within that time."""
@@ -151,15 +167,23 @@ class Worker:
             raise Unavailable(f"the worker {self.name} cannot be started: {exc.strerror}") from exc
         return self._process
 
-    async def _exchange(self, process: asyncio.subprocess.Process, frame: bytes) -> bytes:
+    async def _exchange(self, process: asyncio.subprocess.Process, frame: bytes) -> tuple[bytes, bytes]:
         assert process.stdin is not None and process.stdout is not None
         process.stdin.write(_LENGTH.pack(len(frame)))
         process.stdin.write(frame)
         await process.stdin.drain()
         (length,) = _LENGTH.unpack(await process.stdout.readexactly(_LENGTH.size))
-        if length > MAX_FRAME:
-            raise ConnectionError(f"a frame of {length} bytes")
-        return await process.stdout.readexactly(length)
+        answer = await _read_part(process.stdout, length & ~_WITH_BYTES)
+        if not length & _WITH_BYTES:
+            return answer, b""
+        (length,) = _LENGTH.unpack(await process.stdout.readexactly(_LENGTH.size))
+        return answer, await _read_part(process.stdout, length)
+
+
+async def _read_part(source: asyncio.StreamReader, length: int) -> bytes:
+    if length > MAX_FRAME:
+        raise ConnectionError(f"a frame of {length} bytes")
+    return await source.readexactly(length)
 
 
 def python_module(module: str) -> tuple[str, ...]:
@@ -175,10 +199,16 @@ def serve(handlers: Mapping[str, Handler]) -> None:
     # A library that prints must not write into the frames: standard output becomes standard error.
     target = os.fdopen(os.dup(1), "wb", buffering=1 << 16)
     os.dup2(2, 1)
+    with contextlib.suppress(OSError):  # the system's limit for pipes is lower
+        fcntl.fcntl(target.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     while (frame := _read_frame(source.read)) is not None:
-        answer = _answer(handlers, frame)
-        target.write(_LENGTH.pack(len(answer)))
+        answer, parts = _answer(handlers, frame)
+        target.write(_LENGTH.pack(len(answer) | (0 if parts is None else _WITH_BYTES)))
         target.write(answer)
+        if parts is not None:
+            target.write(_LENGTH.pack(_size(parts)))
+            for part in parts:
+                target.write(part)
         target.flush()
 
 
@@ -191,7 +221,12 @@ def _read_frame(read: Callable[[int], bytes]) -> bytes | None:
     return body if len(body) == length else None
 
 
-def _answer(handlers: Mapping[str, Handler], frame: bytes) -> bytes:
+def _size(parts: Sequence[bytes | memoryview]) -> int:
+    return sum(part.nbytes if isinstance(part, memoryview) else len(part) for part in parts)
+
+
+def _answer(handlers: Mapping[str, Handler], frame: bytes) -> tuple[bytes, Sequence[bytes | memoryview] | None]:
+    """The JSON of the answer, and the bytes beside it, if it has any."""
     try:
         call = codec.loads_object(frame, what="call", max_bytes=MAX_FRAME)
         handler = handlers.get(str(call["method"]))
@@ -200,20 +235,23 @@ def _answer(handlers: Mapping[str, Handler], frame: bytes) -> bytes:
         params = call["params"]
         assert isinstance(params, dict)
         result = handler(params)
+        parts = result.parts if isinstance(result, Raw) else None
+        value = result.result if isinstance(result, Raw) else result
         # Rendered text may be returned as it is: a large result is not encoded twice.
-        body = result if isinstance(result, bytes) else codec.dumps(result)
+        body = value if isinstance(value, bytes) else codec.dumps(value)
         answer = b'{"result":' + body + b"}"
-        if len(answer) > MAX_FRAME:
-            raise errors.LimitExceeded(f"an answer of {len(answer)} bytes is over {MAX_FRAME}", limit=MAX_FRAME)
-        return answer
+        size = max(len(answer), _size(parts or ()))
+        if size > MAX_FRAME:
+            raise errors.LimitExceeded(f"an answer of {size} bytes is over {MAX_FRAME}", limit=MAX_FRAME)
+        return answer, parts
     except MarramError as exc:
         named = next((kind.__name__ for kind in type(exc).__mro__ if kind.__name__ in _KINDS), "Unavailable")
-        return codec.dumps({"error": {"kind": named, "message": exc.message}})
+        return codec.dumps({"error": {"kind": named, "message": exc.message}}), None
     except MemoryError:
-        return codec.dumps({"error": {"kind": "LimitExceeded", "message": "the worker ran out of its memory"}})
+        return codec.dumps({"error": {"kind": "LimitExceeded", "message": "the worker ran out of its memory"}}), None
     except Exception as exc:  # a border: the other side of it is another process
         traceback.print_exc()
-        return codec.dumps({"error": {"kind": "RuntimeError", "message": f"{type(exc).__name__}: {exc}"}})
+        return codec.dumps({"error": {"kind": "RuntimeError", "message": f"{type(exc).__name__}: {exc}"}}), None
 
 
 def _result(answer: bytes, name: str) -> JsonValue:

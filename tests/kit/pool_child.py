@@ -45,6 +45,8 @@ if __name__ == "__main__":
             "sleep": lambda params: time.sleep(float(str(params["s"]))),
             "environment": lambda _params: dict(os.environ),
             "modules": _modules,
+            "raw": lambda params: pool.Raw({"seen": params}, [b"ab" * int(str(params["n"])), memoryview(b"\0\xff")]),
+            "raw too large": lambda _params: pool.Raw(None, [bytes(pool.MAX_FRAME + 1)]),
             "text": lambda _params: b'[1,"rendered"]',
         }
     )

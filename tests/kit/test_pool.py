@@ -48,6 +48,19 @@ async def test_large_frames_pass_both_ways(worker: Worker) -> None:
     assert await worker.call("echo", {"big": big}, 20) == {"big": big}
 
 
+@pytest.mark.parametrize("n", [0, 1, 2_000_000])
+async def test_bytes_come_beside_the_result(worker: Worker, n: int) -> None:
+    assert await worker.call_raw("raw", {"n": n}, 20) == ({"seen": {"n": n}}, b"ab" * n + b"\0\xff")
+    assert await worker.call("raw", {"n": n}, 20) == {"seen": {"n": n}}
+    assert await worker.call_raw("echo", {"n": n}, 20) == ({"n": n}, b"")
+
+
+async def test_bytes_over_the_limit_are_refused_and_the_worker_goes_on(worker: Worker) -> None:
+    with pytest.raises(LimitExceeded, match="over 268435456"):
+        await worker.call_raw("raw too large", {}, 20)
+    assert await worker.call("echo", {}, 10) == {}
+
+
 async def test_what_a_library_prints_does_not_reach_the_frames(worker: Worker) -> None:
     assert await worker.call("print", {"a": 1}, 10) == {"a": 1}
     assert await worker.call("text", {}, 10) == [1, "rendered"]

@@ -14,7 +14,7 @@ from marram.core.errors import Invalid
 from marram.hub.border.errors import Fault
 from marram.hub.border.plans import Plan, PlannedOperation
 from marram.hub.border.shapes import Shapes, from_base64, missing
-from marram.hub.slice import Stream
+from marram.hub.slice import Encoded, Stream
 
 MAX_QUERY_PARAMETERS: Final = 200
 
@@ -220,7 +220,12 @@ def write(
     rest, status = write_locations(shapes, plan, operation, result, headers)
     payload = shape.get("payload")
     if payload is None:
-        return Response(status, headers, codec.dumps(shapes.write_json(operation.output)(rest, operation.name)))
+        ready = {name: rest.pop(name) for name in list(rest) if isinstance(rest[name], Encoded)}
+        body = codec.dumps(shapes.write_json(operation.output)(rest, operation.name))
+        for name, value in ready.items():
+            key = codec.dumps(shape["members"][name].get("locationName", name))
+            body = b"{%b:%b%b%b" % (key, value.text, b"," if len(body) > 2 else b"", body[1:])
+        return Response(status, headers, body)
     value = rest.pop(payload, None)
     _must_be_empty(operation, rest)
     if value is None:

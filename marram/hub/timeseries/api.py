@@ -1,16 +1,20 @@
-"""Own operations on series: Write, Query, ListSeries, Flush. Times are Unix milliseconds."""
+"""Own operations on series: Write, Query, Latest, ListSeries, Flush. Times are Unix milliseconds."""
 
 from typing import cast
 
 from marram.core import arn
 from marram.core.errors import Invalid
-from marram.hub.slice import Call, Params, Result, anything, operation
+from marram.hub.slice import Call, Encoded, Params, Result, anything, operation
 from marram.hub.timeseries.points import Point
-from marram.hub.timeseries.service import MAX_ROWS, TimeSeries
+from marram.hub.timeseries.service import MAX_LATEST, MAX_ROWS, TimeSeries
 
 
 def _series(call: Call, params: Params) -> str:
     return arn.build("marram", call.region, call.account, f"series/{params['series']}")
+
+
+def _series_or_all(call: Call, params: Params) -> str:
+    return _series(call, params) if params.get("series") is not None else anything(call, params)
 
 
 @operation("marram", "timeseries/Write", resource=_series)
@@ -38,7 +42,7 @@ async def query(service: TimeSeries, call: Call, params: Params) -> Result:
             after = (time_ms, offset)
         case _:
             raise Invalid("the page token is of another query")
-    rows, key = await service.query(
+    page = await service.page(
         series,
         from_ms=from_ms,
         to_ms=to_ms,
@@ -46,12 +50,21 @@ async def query(service: TimeSeries, call: Call, params: Params) -> Result:
         limit=min(int(params.get("limit") or 1_000), MAX_ROWS),
         after=after,
     )
-    result: dict[str, object] = {
-        "rows": [{"time_ms": row.time_ms, "dimensions": row.dimensions, "fields": row.fields} for row in rows]
-    }
-    if key is not None:
-        result["nextToken"] = [series, *key]
+    result: dict[str, object] = {"rows": Encoded(page.rows)}
+    if page.key is not None:
+        result["nextToken"] = [series, *page.key]
     return result
+
+
+@operation("marram", "timeseries/Latest", resource=_series_or_all)
+async def latest(service: TimeSeries, call: Call, params: Params) -> Result:
+    limit = min(int(params.get("limit") or 20), MAX_LATEST)
+    return {
+        "rows": [
+            {"series": series, "time_ms": row.time_ms, "dimensions": row.dimensions, "fields": row.fields}
+            for series, row in await service.latest(params.get("series"), limit=limit)
+        ]
+    }
 
 
 @operation("marram", "timeseries/ListSeries", resource=anything)

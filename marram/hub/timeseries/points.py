@@ -23,6 +23,7 @@ MAX_TEXT_BYTES: Final = 64 << 10
 MAX_POINT_CHARACTERS: Final = 256 << 10  # of all texts in a point
 MAX_TIME_MS: Final = 253_402_300_799_999  # the end of the year 9999
 _INT64: Final = 1 << 63
+_FIELDS: Final = b'},"f":{'
 
 
 @dataclass(slots=True)
@@ -87,8 +88,14 @@ def check_field(name: str, value: object) -> None:
 def encode(point: Point, time_ms: int, origin: Origin | None) -> Record:
     """The record of a checked point; `time_ms` is when the hub took it."""
     meta = b"{}" if origin is None else codec.dumps({"o": [origin.source, origin.position, origin.index]})
-    payload = codec.dumps({"t": point.time_ms, "d": point.dimensions, "f": point.fields})
-    return Record(KIND_POINT, 0, time_ms, point.series.encode(), meta, payload)
+    text = payload(point.time_ms, point.dimensions, point.fields)
+    return Record(KIND_POINT, 0, time_ms, point.series.encode(), meta, text)
+
+
+def payload(time_ms: int, dimensions: Mapping[str, str], fields: Mapping[str, Field]) -> bytes:
+    # Dimensions are sorted: one set of them has one text.
+    ordered = dict(sorted(dimensions.items())) if len(dimensions) > 1 else dimensions
+    return codec.dumps({"t": time_ms, "d": ordered, "f": fields})
 
 
 def time_of(payload: bytes) -> int:
@@ -98,6 +105,20 @@ def time_of(payload: bytes) -> int:
         return int(payload[5:end])
     except ValueError as exc:
         raise Corrupt("a point record without its time") from exc
+
+
+def dimensions_of(payload: bytes) -> bytes:
+    """The text of the dimensions, without decoding: equal sets have equal texts."""
+    start = payload.find(b',"d":') + 5
+    # No text in the dimensions can look like this end: its quotes are escaped, and an opening one never follows "}".
+    return payload[start : payload.find(_FIELDS, start) + 1]
+
+
+def render(payload: bytes) -> bytes:
+    """The point as an answer shows it: {"time_ms", "dimensions", "fields"}. Its parts are taken as they are."""
+    at = payload.find(b',"d":')
+    end = payload.find(_FIELDS, at)
+    return b'{"time_ms":%b,"dimensions":%b,"fields":%b' % (payload[5:at], payload[at + 5 : end + 1], payload[end + 6 :])
 
 
 def decode(payload: bytes) -> tuple[dict[str, str], dict[str, Field]]:

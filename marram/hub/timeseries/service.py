@@ -2,24 +2,29 @@
 the journal position and the highest origins. Query: files through DuckDB in a worker, merged with the tail.
 
 A point is in exactly one place: offsets below `position` in files, the others in the tail; a query takes both at one moment.
+A page is JSON text from the worker to the client: the worker renders rows of files, the tail holds its points as text, and
+nothing in this process parses either, unless rows of both must be put in order or filtered.
 Not here: the files' format (work), SQL of users, retention.
 """
 
 import asyncio
 import contextlib
+import heapq
+import itertools
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol, TypeAlias, TypedDict, cast
+from typing import Any, Final, Protocol, TypeAlias, cast
 
 from marram.core import codec
 from marram.core.codec import JsonValue
 from marram.core.errors import Corrupt, Invalid, MarramError, NotFound, Unavailable
 from marram.core.segment import KIND_POINT, Origin, Record
-from marram.hub.timeseries import points, store
+from marram.hub.timeseries import newest, points, store
+from marram.hub.timeseries.newest import Newest
 from marram.hub.timeseries.points import Field, Point
 from marram.hub.timeseries.store import SeriesFile
 from marram.hub.timeseries.tail import Entry, Key, Tail
@@ -35,6 +40,10 @@ WORKER: Final = "marram.hub.timeseries.work"
 QUERY_S: Final = 30.0
 FLUSH_S: Final = 300.0
 MAX_ROWS: Final = 10_000
+MAX_LATEST: Final = newest.SETS_OF_SERIES
+MAX_PAGE_BYTES: Final = 16 << 20  # a page of long texts ends early
+LOADED_AT_ONCE: Final = 32
+LOADED_OF_TAIL: Final = 10_000
 BATCH_BYTES: Final = 4 << 20  # of one append to the journal, which takes 16 MB
 SPOOL_LINE: Final = (
     50  # points a line: decoding them one by one costs twice as much, and 64 KB of text in each still fits
@@ -61,6 +70,10 @@ class Caller(Protocol):
     def pid(self) -> int | None: ...
 
     async def call(self, method: str, params: Mapping[str, object], timeout_s: float) -> JsonValue: ...
+
+    async def call_raw(
+        self, method: str, params: Mapping[str, object], timeout_s: float
+    ) -> tuple[JsonValue, bytes]: ...
 
     async def close(self) -> None: ...
 
@@ -93,12 +106,20 @@ class Settings:
 
 @dataclass(slots=True, kw_only=True)  # not frozen: tens of thousands a query
 class Row:
-    """One point of an answer; `offset` makes its key unique."""
+    """One point of an answer."""
 
     time_ms: int
-    offset: int
     dimensions: Mapping[str, str]
     fields: Mapping[str, Field]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """`rows` is a JSON list of {time_ms, dimensions, fields}. `key` continues after the last of them; None at the end."""
+
+    rows: bytes
+    count: int
+    key: Key | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,13 +130,30 @@ class SeriesSummary:
     last_ms: int
 
 
-class _Columns(TypedDict):
-    """The answer of work.query."""
+class _FromFiles:
+    """An answer of work.page: keys and texts of rows, in order, the texts with a comma after each."""
 
-    t: list[int]
-    o: list[int]
-    dimensions: dict[str, list[str | None]]
-    fields: "list[tuple[str, list[Field | None]]]"
+    __slots__ = ("count", "ends", "more", "offsets", "texts", "times")
+
+    def __init__(self, head: JsonValue, data: bytes) -> None:
+        found = cast(dict[str, int], head)
+        self.count, self.more = found["count"], bool(found["more"])
+        view, size = memoryview(data), 8 * self.count
+        self.times, self.offsets, self.ends = (view[n * size : (n + 1) * size].cast("q") for n in range(3))
+        self.texts = view[3 * size :]
+
+    def key(self, index: int) -> Key:
+        return (self.times[index], self.offsets[index])
+
+    def rows(self) -> list[tuple[int, int, bytes]]:
+        starts = [0, *self.ends]
+        return [
+            (at, offset, bytes(self.texts[start : end - 1]))
+            for at, offset, start, end in zip(self.times, self.offsets, starts, self.ends, strict=False)
+        ]
+
+
+NOTHING: Final = _FromFiles({"count": 0, "more": False}, b"")
 
 
 class TimeSeries:
@@ -139,6 +177,8 @@ class TimeSeries:
         self._folder = folder
         self._files: dict[str, list[SeriesFile]] = {}
         self._tail = Tail()
+        self._newest = Newest()
+        self._loading = asyncio.Lock()
         self._flushing: Tail | None = None
         self._pending: deque[tuple[int, list[tuple[str, Entry]], Highest]] = deque()
         self._pending_points = 0
@@ -167,6 +207,7 @@ class TimeSeries:
         )
         for file in files:
             self._files.setdefault(file.series, []).append(file)
+            self._newest.chill(file.series, file.to_ms)
         await asyncio.to_thread(_sweep, self._folder, {file.file for file in files})
         self._highest = dict(origins)
         self._position = self._journal.start if position is None else position
@@ -266,6 +307,7 @@ class TimeSeries:
             _, entries, highest = self._pending.popleft()
             for series, entry in entries:
                 self._tail.add(series, entry)
+                self._newest.note(series, entry)
             self._highest.update(highest)
             self._pending_points -= len(entries)
             _points_total.inc(len(entries))
@@ -290,7 +332,9 @@ class TimeSeries:
             for offset, record in found:
                 if record.kind != KIND_POINT or offset < self._position:
                     continue
-                self._tail.add(record.topic.decode(), (points.time_of(record.payload), offset, record.payload))
+                series, entry = record.topic.decode(), (points.time_of(record.payload), offset, record.payload)
+                self._tail.add(series, entry)
+                self._newest.note(series, entry)
                 origin = points.origin_of(record)
                 if origin is not None:
                     key = (origin.position, origin.index)
@@ -398,7 +442,7 @@ class TimeSeries:
 
     # out
 
-    async def query(
+    async def page(
         self,
         series: str,
         *,
@@ -407,18 +451,13 @@ class TimeSeries:
         where: Mapping[str, str] | None = None,
         limit: int = 1_000,
         after: Key | None = None,
-    ) -> tuple[list[Row], Key | None]:
+    ) -> Page:
         """Points with from_ms <= time < to_ms and these dimensions, by (time, offset), at most `limit` (1 to 10,000).
 
-        Returns the rows and the key to pass as `after` for the next page, None at the end. Raises NotFound for a series
-        without a point, Unavailable when the worker fails or needs over 30 s.
+        `after` is the key of the page before. A page ends early at 16 MB. Raises NotFound for a series without a point,
+        Unavailable when the worker fails or needs over 30 s.
         """
-        if (
-            series not in self._files
-            and not self._tail.of(series)
-            and not (self._flushing and self._flushing.of(series))
-        ):
-            raise NotFound(f"there is no series {series!r}", series=series)
+        self._check_known(series)
         began = time.perf_counter()
         key: Key = after if after is not None else (from_ms, -1)
         until = points.MAX_TIME_MS + 1 if to_ms is None else to_ms
@@ -426,33 +465,83 @@ class TimeSeries:
         files = [file.file for file in self._files.get(series, ()) if file.to_ms >= key[0] and file.from_ms < until]
         # Both tails at this moment, before the first await: together with `files` they hold every point once.
         tails = [tail.after(series, key, until) for tail in (self._flushing, self._tail) if tail is not None]
-        snapshot = [list(_take(tail, limit + 1)) for tail in tails] if not filters else [list(tail) for tail in tails]
+        taken = [list(tail) if filters else list(itertools.islice(tail, limit + 1)) for tail in tails]
+        found = NOTHING
+        async with self._reading():
+            if files:
+                params = {"files": files, "after": list(key), "to_ms": until, "where": filters, "limit": limit + 1}
+                found = await self._ask("page", params)
+        entries = list(heapq.merge(*taken))
+        if filters:
+            entries = await _filtered(entries, filters, limit + 1)
+        made = _page(found, entries, limit)
+        _query_seconds.observe(time.perf_counter() - began)
+        return made
+
+    async def query(self, series: str, **options: Any) -> tuple[list[Row], Key | None]:
+        """As `page`, for use in this process: its rows as objects, and the key of the next page."""
+        found = await self.page(series, **options)
+        rows = cast("list[dict[str, Any]]", codec.loads(found.rows, max_bytes=pool.MAX_FRAME))
+        return [Row(**row) for row in rows], found.key
+
+    async def latest(self, series: str | None = None, *, limit: int = 20) -> list[tuple[str, Row]]:
+        """The newest point of each set of dimensions, of one series or over all, newest first: at most `limit` (1 to 1,000).
+
+        From memory. After a start what only files know is read when it could be among the answer: of each such series the
+        files of its last day, so a set that has been silent for longer is not seen again until it speaks. Raises NotFound
+        for a series without a point, Unavailable as `page`.
+        """
+        if series is not None:
+            self._check_known(series)
+        async with self._loading:
+            tried: set[str] = set()
+            while cold := [name for name in self._newest.cold(series, limit) if name not in tried][:LOADED_AT_ONCE]:
+                for name in cold:
+                    await self._load_newest(name)
+                tried.update(cold)
+        return [
+            (name, Row(time_ms=time_ms, dimensions=dimensions, fields=fields))
+            for name, (time_ms, _, payload) in self._newest.top(series, limit)
+            for dimensions, fields in (points.decode(payload),)
+        ]
+
+    async def _load_newest(self, series: str) -> None:
+        files = self._files.get(series, ())
+        last_day = max((file.to_ms // DAY_MS for file in files), default=0)
+        names = [file.file for file in files if file.to_ms // DAY_MS == last_day]
+        for tail in (self._flushing, self._tail):
+            for entry in tail.of(series)[-LOADED_OF_TAIL:] if tail is not None else ():
+                self._newest.note(series, entry)
+        if names:
+            async with self._reading():
+                found = await self._ask("newest", {"files": names, "limit": newest.SETS_OF_SERIES})
+            for time_ms, offset, text in found.rows():
+                row = codec.loads_object(text, max_bytes=MAX_PAGE_BYTES)
+                payload = points.payload(
+                    time_ms, cast("dict[str, str]", row["dimensions"]), cast("dict[str, Field]", row["fields"])
+                )
+                self._newest.note(series, (time_ms, offset, payload))
+        self._newest.warm(series)
+
+    def _check_known(self, series: str) -> None:
+        flushing = self._flushing
+        if series not in self._files and not self._tail.of(series) and not (flushing and flushing.of(series)):
+            raise NotFound(f"there is no series {series!r}", series=series)
+
+    async def _ask(self, method: str, params: Mapping[str, object]) -> _FromFiles:
+        self._reader_used_ns = self._clock.mono_ns()
+        common = {"folder": str(self._folder), "memory": self.settings.query_memory, "max_bytes": MAX_PAGE_BYTES}
+        return _FromFiles(*await self._reader.call_raw(method, {**common, **params}, QUERY_S))
+
+    @contextlib.asynccontextmanager
+    async def _reading(self) -> AsyncIterator[None]:
+        """Files that are in use here are not deleted."""
         self._readers += 1
         try:
-            rows = await self._from_files(files, key, until, filters, limit + 1) if files else []
-            for entries in snapshot:
-                rows += await _decoded(series, entries, filters, limit + 1)
+            yield
         finally:
             self._readers -= 1
-        rows.sort(key=_key)
         await self._bury()
-        _query_seconds.observe(time.perf_counter() - began)
-        if len(rows) <= limit:
-            return rows, None
-        return rows[:limit], _key(rows[limit - 1])
-
-    async def _from_files(self, files: list[str], key: Key, to_ms: int, where: dict[str, str], limit: int) -> list[Row]:
-        self._reader_used_ns = self._clock.mono_ns()
-        params = {
-            "folder": str(self._folder),
-            "files": files,
-            "after": list(key),
-            "to_ms": to_ms,
-            "where": where,
-            "limit": limit,
-            "memory": self.settings.query_memory,
-        }
-        return _rows(cast(_Columns, await self._reader.call("query", params, QUERY_S)))
 
     def series(self) -> list[SeriesSummary]:
         """All series with at least one point, by name."""
@@ -486,39 +575,57 @@ class TimeSeries:
         _tail_bytes.set(self._tail.bytes + (flushing.bytes if flushing else 0))
 
 
-def _rows(columns: _Columns) -> list[Row]:
-    dimensions, fields = list(columns["dimensions"].items()), columns["fields"]
-    return [
-        Row(
-            time_ms=at,
-            offset=offset,
-            dimensions={name: value for name, values in dimensions if (value := values[n]) is not None},
-            fields={name: field for name, values in fields if (field := values[n]) is not None},
-        )
-        for n, (at, offset) in enumerate(zip(columns["t"], columns["o"], strict=True))
-    ]
+def _page(found: _FromFiles, entries: list[Entry], limit: int) -> Page:
+    """One page of the rows of files and of the tail, both in order and given beyond `limit` if there are more."""
+    count = found.count
+    rows = ((at, offset, points.render(payload)) for at, offset, payload in entries)
+    if count and entries and entries[0][:2] < found.key(count - 1):
+        last = found.key(count - 1)
+        both = heapq.merge(found.rows(), rows)
+        # Where files were cut short, what follows in them is not here and may come before what follows in the tail.
+        return _cut([], None, (row for row in both if not found.more or row[:2] <= last), limit, more=found.more)
+    taken = min(count, limit)
+    key = found.key(taken - 1) if taken else None
+    texts: list[bytes | memoryview] = [found.texts[: found.ends[taken - 1] - 1]] if taken else []
+    if found.more or count > limit:
+        return Page(b"[%b]" % b",".join(texts), taken, key)
+    made = _cut(texts, key, rows, limit - taken, more=False)
+    return Page(made.rows, taken + made.count, made.key)
 
 
-def _key(row: Row) -> Key:
-    return (row.time_ms, row.offset)
+def _cut(
+    texts: "list[bytes | memoryview]",
+    key: Key | None,
+    rows: Iterable[tuple[int, int, bytes]],
+    limit: int,
+    *,
+    more: bool,
+) -> Page:
+    """A page of `texts`, which end at `key`, and up to `limit` of `rows`; its count is of the rows alone."""
+    count = size = 0
+    for at, offset, text in rows:
+        if count == limit or size > MAX_PAGE_BYTES:
+            more = True
+            break
+        texts.append(text)
+        key, count, size = (at, offset), count + 1, size + len(text)
+    return Page(b"[%b]" % b",".join(texts), count, key if more else None)
 
 
-def _take(entries: Iterator[Entry], count: int) -> Iterator[Entry]:
-    for _, entry in zip(range(count), entries, strict=False):
-        yield entry
-
-
-async def _decoded(series: str, entries: list[Entry], where: Mapping[str, str], limit: int) -> list[Row]:
-    rows: list[Row] = []
-    for index, (time_ms, offset, payload) in enumerate(entries):
+async def _filtered(entries: list[Entry], where: Mapping[str, str], limit: int) -> list[Entry]:
+    found: list[Entry] = []
+    texts = [codec.dumps({name: value})[1:-1] for name, value in where.items()]
+    for index, entry in enumerate(entries):
         if index % 2_000 == 1_999:
             await asyncio.sleep(0)  # the loop serves others between pieces of a long tail
-        dimensions, fields = points.decode(payload)
-        if all(dimensions.get(name) == value for name, value in where.items()):
-            rows.append(Row(time_ms=time_ms, offset=offset, dimensions=dimensions, fields=fields))
-            if len(rows) >= limit:
-                break
-    return rows
+        payload = entry[2]
+        if all(text in payload for text in texts):  # cheap, and true of every match: payloads have the same encoder
+            dimensions, _ = points.decode(payload)
+            if all(dimensions.get(name) == value for name, value in where.items()):
+                found.append(entry)
+                if len(found) >= limit:
+                    break
+    return found
 
 
 def _file(row: object) -> SeriesFile:
