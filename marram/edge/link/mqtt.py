@@ -40,6 +40,7 @@ STABLE_S: Final = 5.0
 SAVE_S: Final = 1.0
 TICK_S: Final = 0.02
 QOS0_BYTES: Final = 1 << 20
+RESERVED: Final = 8  # packets in flight that spooled messages leave to the core's own
 FILTERS: Final = 8  # of one SUBSCRIBE, AWS's limit
 PERMANENT: Final = frozenset({packets.NOT_AUTHORIZED, packets.TOPIC_NAME_INVALID, packets.PAYLOAD_FORMAT_INVALID})
 BLAME: Final = frozenset(
@@ -162,6 +163,7 @@ class Link:
     # running
 
     async def run(self) -> None:
+        await self._spool.rewind()  # what an earlier run that failed had in its hands
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._save(), name="spool-save")
@@ -262,13 +264,16 @@ class Link:
                 await self._wake.wait()
                 continue
             for item in items:
-                if session.lost.done():
-                    return  # `rewind` hands them out again
                 if rate:
                     next_at = max(next_at, loop.time() - 1.0) + 1.0 / rate
                     if (wait := next_at - loop.time()) > 0:
                         await asyncio.sleep(wait)
-                session.send_item(item)
+                # The core's own messages may have filled the window meanwhile.
+                while not session.lost.done() and not session.send_item(item):
+                    self._wake.clear()
+                    await self._wake.wait()
+                if session.lost.done():
+                    return  # `rewind` hands them out again
 
     async def _save(self) -> None:
         while True:
@@ -434,6 +439,7 @@ class Session(asyncio.Protocol):
             self._end(f"the hub cannot take messages now, reason {packet.reason:#04x}")
 
     def _answer(self, packet_id: int, reason: int) -> None:
+        self._link.wake()
         answer = self._answers.pop(packet_id, None)
         if answer is not None and not answer.done():
             answer.set_result(reason)
@@ -441,14 +447,15 @@ class Session(asyncio.Protocol):
     # what the link asks
 
     def free_slots(self, window: int) -> int:
+        """For spooled messages: some of the hub's window is left to the core's own."""
         unacked = self._client.unacked
-        return min(window - len(self._items), unacked.limit - len(unacked))
+        return min(window - len(self._items), unacked.limit - min(RESERVED, unacked.limit // 4) - len(unacked))
 
     def first_in_flight(self) -> Item | None:
         return next(iter(self._items.values()), None)
 
-    def send_item(self, item: Item) -> None:
-        """A spooled message. One that the hub says it cannot take is refused here."""
+    def send_item(self, item: Item) -> bool:
+        """A spooled message. False when the window is full; one that the hub says it cannot take is refused here."""
         packet = _publish(item.message, 1)
         if self._link.settings.dedup:
             packet.properties["user_properties"] = [
@@ -457,11 +464,14 @@ class Session(asyncio.Protocol):
             ]
         try:
             frame = self._client.publish(packet, self._now_ms())
+        except (LimitExceeded, Conflict):
+            return False
         except Invalid as exc:
             self._link.unsendable(item, exc.message)
-            return
+            return True
         self._items[packet.packet_id] = item
         self._send(frame)
+        return True
 
     async def publish(self, message: Outgoing) -> int:
         """The reason code of the acknowledgement. Raises Unavailable, Invalid."""

@@ -340,3 +340,31 @@ async def test_the_ledger_counts_what_tcp_carried(tmp_path: Path) -> None:
                 await asyncio.sleep(0.01)
         (row,) = await ledger.spent()
         assert row.destination == "mqtt" and 10_000 < row.sent < 10_400 and 0 < row.received < 400
+
+
+async def test_the_cores_own_messages_pass_a_backlog(tmp_path: Path) -> None:
+    held: list[int] = []
+
+    def reason(packet: Publish) -> int | None:
+        if packet.topic == "t":
+            held.append(packet.packet_id)
+            return None
+        return 0
+
+    hub = FakeHub(reason=reason)
+    await hub.open()
+    async with linked(tmp_path, hub) as (link, store, _):
+        async with asyncio.TaskGroup() as tasks:
+            for n in range(300):
+                tasks.create_task(link.publish(Outgoing(topic="t", payload=str(n).encode())))
+        await hub.until(lambda: len(held) == 100)
+        await link.send("own", b"x")
+        async with asyncio.timeout(10):
+            while store.waiting:
+                for packet_id in held:
+                    hub.send(Puback(packet_id))
+                held.clear()
+                await link.send("own", b"y")
+                await asyncio.sleep(0.01)
+        sent = [packet.payload for packet in hub.got if packet.topic == "t"]
+        assert sent == [str(n).encode() for n in range(300)] and len(hub.connects) == 1
