@@ -1,0 +1,5 @@
+TITLE = "x"
+
+
+def run(world):
+    pass
