@@ -58,9 +58,10 @@ def parse(value: JsonValue) -> Document:
     policy = _text(value, "failureHandlingPolicy", "ROLLBACK")
     if policy not in ("ROLLBACK", "DO_NOTHING"):
         raise Invalid(f"failureHandlingPolicy: {policy!r}; ROLLBACK and DO_NOTHING are known")
-    components = value.get("components") or {}
+    components = value.get("components")
+    components = {} if components is None else components
     if not isinstance(components, dict):
-        raise Invalid("components: must be an object")
+        raise Invalid(f"components: must be an object, not {codec.kind(components)}")
     created = value.get("creationTimestamp", 0)
     return Document(
         id=_text(value, "deploymentId"),

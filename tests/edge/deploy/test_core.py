@@ -392,3 +392,36 @@ def test_the_core_imports_the_standard_library_and_yaml_only() -> None:
     assert not {
         name for name in listed.stdout.split() if name.startswith(("marram.hub", "marram.ml", "marram.components"))
     }
+
+
+POINTS = [
+    *(
+        f"deploy.{phase}.{edge}"
+        for phase in ("resolve", "fetch", "verify", "configure", "switch")
+        for edge in ("begin", "end")
+    ),
+    *("deploy.watch.begin", "deploy.report.begin", "deploy.rollback.begin", "deploy.rollback.entered"),
+]
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_kill_9_of_the_core_at_each_phase_ends_with_old_or_new_whole(core: Any, point: str) -> None:
+    core.up()
+    core.recipe("com.ex.A", "1.0.0", {"run": "sleep 600"}, **{"x-marram": {"health": {"settle_s": 0}}})
+    core.deploy(merge={"com.ex.A": "1.0.0"})
+    core.kill()
+    broken = "rollback" in point
+    core.recipe(
+        "com.ex.A", "2.0.0", {"startup": "false" if broken else "true"}, **{"x-marram": {"health": {"settle_s": 0}}}
+    )
+    core.up(MARRAM_FAILPOINTS=f"{point}=kill")
+    deployment = core.deploy(wait=False, merge={"com.ex.A": "2.0.0"})
+    assert core.process.wait(20) == -signal.SIGKILL
+    core.process.stdout.close()
+    core.up()
+    row = core.ask("wait", id=deployment, timeout_s=20)
+    assert row["status"] == ("FAILED" if broken else "SUCCEEDED"), row
+    assert detail(row) == ("FAILED_ROLLBACK_COMPLETE" if broken else "SUCCESSFUL")
+    now = core.components()["com.ex.A"]
+    assert (now["version"], now["state"]) == ("1.0.0" if broken else "2.0.0", "RUNNING")
+    assert core.deploy(remove=["com.ex.A"])["status"] == "SUCCEEDED"
