@@ -103,9 +103,7 @@ class Components:
             raise NotFound(f"there is no component {name}")
         return sorted(found, key=semver.parse, reverse=True)
 
-    async def resolve(
-        self, name: str, requirements: Mapping[str, str], version: str | None, platform: Mapping[str, str]
-    ) -> Component:
+    async def resolve(self, name: str, requirements: Mapping[str, str], platform: Mapping[str, str]) -> Component:
         """The newest version that meets every requirement and has a manifest for the platform.
 
         Raises NotFound with the words that both AWS nuclei look for ("no usable version", "claim platform").
@@ -116,7 +114,7 @@ class Components:
             fitting = [
                 text
                 for text in store.component_versions(tx, name)
-                if all(item.covers(semver.parse(text)) for item in ranges) and version in (None, text)
+                if all(item.covers(semver.parse(text)) for item in ranges)
             ]
             fitting.sort(key=semver.parse, reverse=True)
             return [_found(store.component(tx, name, text), name, text) for text in fitting]

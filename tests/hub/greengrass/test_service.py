@@ -126,12 +126,12 @@ async def test_resolve_takes_the_newest_that_fits(world: World) -> None:
     for version in ("1.0.0", "1.2.0", "2.0.0"):
         await world.greengrass.components.create(recipe(version))
     resolve = world.greengrass.components.resolve
-    assert (await resolve("com.example.Hello", {"a": "^1.0.0"}, None, {"os": "linux"})).version == "1.2.0"
-    assert (await resolve("com.example.Hello", {}, None, {"os": "linux"})).version == "2.0.0"
+    assert (await resolve("com.example.Hello", {"a": "^1.0.0"}, {"os": "linux"})).version == "1.2.0"
+    assert (await resolve("com.example.Hello", {}, {"os": "linux"})).version == "2.0.0"
     with pytest.raises(NotFound, match="no usable version"):
-        await resolve("com.example.Hello", {"a": ">=3.0.0"}, None, {"os": "linux"})
+        await resolve("com.example.Hello", {"a": ">=3.0.0"}, {"os": "linux"})
     with pytest.raises(NotFound, match="claim platform"):
-        await resolve("com.example.Hello", {}, None, {"os": "windows"})
+        await resolve("com.example.Hello", {}, {"os": "windows"})
 
 
 async def deploy(world: World, version: str, **canary: object) -> str:

@@ -54,11 +54,10 @@ async def resolve_component_candidates(service: Greengrass, request: RawRequest)
     for candidate in _list(body, "componentCandidates"):
         if not isinstance(candidate, dict) or not isinstance(candidate.get("componentName"), str):
             raise Invalid("componentCandidates: each is an object with componentName")
-        version = candidate.get("componentVersion")
+        # componentVersion says what the core has now; requirements alone decide what it gets
         found = await service.components.resolve(
             str(candidate["componentName"]),
             _texts(candidate.get("versionRequirements"), "versionRequirements"),
-            str(version) if version else None,
             _texts(attributes, "platform.attributes"),
         )
         resolved.append(
