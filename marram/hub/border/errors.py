@@ -23,6 +23,7 @@ from marram.core.errors import (
     VersionConflict,
 )
 from marram.hub.border.plans import Plan, PlannedOperation
+from marram.kit.disk import DiskFull
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +182,9 @@ def fault(plan: Plan, error: BaseException, operation: PlannedOperation | None =
         for cls in type(error).__mro__:
             candidates = table.get((cls, kind)) or table.get((cls, ""))
             if candidates:
-                return _choose(plan, candidates, operation)
+                chosen = _choose(plan, candidates, operation)
+                # No AWS service runs out of disk. A status of its own, which SDKs do not retry: trying again does not help.
+                return Fault(chosen.code, 507) if isinstance(error, DiskFull) else chosen
     return Fault(INTERNAL.get(service, "InternalFailureException"), 500)
 
 
