@@ -35,6 +35,9 @@ def _tree(work: Work, each: Recipe, now_ms: int) -> Tree:
             tree = config_tree.reset(tree, wish.reset)
         tree = config_tree.fill(tree, each.configuration)
         if wish is not None and wish.merge:
+            if work.document.local:
+                # Whoever stands at the machine means it now, whatever its clock says.
+                now_ms = max([now_ms, *(leaf.time_ms for leaf in tree.values())])
             tree = config_tree.merge(tree, (), wish.merge, now_ms)
     except MarramError as exc:
         raise Invalid(f"configuration of {each.name}: {exc.message}", component=each.name) from exc

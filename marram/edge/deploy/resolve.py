@@ -18,7 +18,9 @@ SUFFIXES = (".yaml", ".yml", ".json")
 
 async def run(work: Work) -> None:
     tools, document = work.tools, work.document
-    work.roots = wanted_roots(document, tools.db.read_now(store.roots), await tools.source.groups())
+    # A local deployment asks for no groups: it must not wait for a hub that is half there.
+    groups = None if document.local else await tools.source.groups()
+    work.roots = wanted_roots(document, tools.db.read_now(store.roots), groups)
     by_component: dict[str, dict[str, str]] = {}
     for target, components in work.roots.items():
         for name, requirement in components.items():

@@ -6,6 +6,7 @@ an old version ends just before the new one starts.
 """
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -250,8 +251,6 @@ class Supervisor:
         return name in self._watched
 
     def user(self, prepared: Prepared) -> User | None:
-        import os
-
         name = prepared.component.run_with.get("posixUser") or self._config.nucleus("runWithDefault", "posixUser")
         if not isinstance(name, str) or not name:
             return None
