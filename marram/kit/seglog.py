@@ -207,6 +207,11 @@ class Journal:
     def bytes_on_disk(self) -> int:
         return self._bytes
 
+    @property
+    def budget_bytes(self) -> int:
+        """Beyond it appends are refused."""
+        return self._budget_bytes
+
     def append(self, records: Sequence[Record]) -> int:
         """Queue `records`, all or nothing, and return the offset of the first; durable when `synced` is above it.
 

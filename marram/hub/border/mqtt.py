@@ -194,6 +194,9 @@ class Connection(asyncio.Protocol):
             self._mqtt.receive(data, door.now_ms, link)
         except ProtocolError as exc:
             self._broken(exc)
+        except Exception as exc:  # a border: a fault of ours ends one connection, not the door
+            log.error("mqtt.failed", exc_info=exc, client=link.client_id, address=self._address)
+            self.end(packets.UNSPECIFIED_ERROR, "internal error", presence.SERVER_ERROR)
         broker = door.broker
         if broker.dirty:
             broker.touch()

@@ -52,8 +52,8 @@ class Match:
     """
 
     __slots__ = (
-        "consumers", "durable", "fast_one", "fast_zero", "groups", "is_ingest", "is_reserved", "keep", "links4", "links5",
-        "meta", "one", "special", "topic", "valid", "zero4", "zero5",
+        "consumers", "durable", "fast_one", "fast_zero", "groups", "is_ingest", "is_reserved", "keep", "lasts", "links4",
+        "links5", "meta", "meta_one", "one", "special", "topic", "valid", "zero4", "zero5",
     )  # fmt: skip
 
     def __init__(self, topic: str) -> None:
@@ -73,7 +73,9 @@ class Match:
         self.is_ingest = False
         self.fast_zero = False
         self.fast_one = False
-        self.meta = b""
+        self.lasts = False  # with QoS 1 it goes into the journal
+        self.meta = b""  # of a record: the consumers
+        self.meta_one = b""  # of a plain QoS 1 message: all but its sender
 
     def add(self, session: "Session", subscription: Subscription) -> None:
         link = session.link
@@ -101,9 +103,13 @@ class Match:
         if subscription.qos:
             self.one.append(session)
 
-    def finish(self) -> None:
-        self.fast_zero = not (self.special or self.groups or self.consumers or self.is_reserved)
-        self.fast_one = self.fast_zero and not self.durable
+    def finish(self, consumers: bytes, sessions: bytes) -> None:
+        """`consumers`, `sessions`: their names as JSON."""
+        self.lasts = bool(self.consumers or self.durable)
+        self.fast_one = not (self.special or self.groups or self.is_reserved or self.is_ingest)
+        self.fast_zero = self.fast_one and not self.consumers
+        self.meta = b',"n":' + consumers if self.consumers else b""
+        self.meta_one = b',"q":1' + self.meta + (b',"s":' + sessions if self.durable else b"") + b"}"
 
 
 class Router:

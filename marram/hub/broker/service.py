@@ -65,6 +65,7 @@ LANE_DEPTH: Final = 1000
 CHECKPOINT_S: Final = 10.0
 CHECKPOINT_SESSIONS: Final = 200
 REPLAY_RECORDS: Final = 2000
+SESSION_SHARE: Final = 0.5  # of the journal's budget: beyond it sessions lose their oldest messages
 READ_RECORDS: Final = 64
 READ_BYTES: Final = 256 << 10
 REFRESHED_AT_ONCE: Final = 500
@@ -158,13 +159,13 @@ class Broker:
         self._wills: dict[str, tuple[int, Will, Subject]] = {}  # delayed: due (wall), by client id
         self._paused: list[Link] = []
         self._scheduled = False
+        self._wall_ms = 0  # of this tick, once somebody asked
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lanes: list[asyncio.Queue[_Job]] = []
         self._checkpoint = 0
         self._floors: dict[str, int] = {}  # the lowest offset in each stored row
         self._keepers: dict[str, Callable[[], int]] = {}
         self._to_refresh: list[Session] = []
-        self._epoch = identity.epoch
         bus.subscribe(PrincipalChanged, self._principal_changed)
         journal.on_synced(self._synced)
 
@@ -590,11 +591,8 @@ class Broker:
         if qos:
             ack = Ack(link, packet_id, 1)
             link.unacked += 1
-            if link.unacked > MAX_IN_FLIGHT:
-                if link.version == packets.V5:
-                    link.owner.end(packets.RECEIVE_MAXIMUM_EXCEEDED, "over 100 unacknowledged", presence.CLIENT_ERROR)
-                    return
-                self.pause(link)
+            if link.unacked > MAX_IN_FLIGHT and not self._too_many(link):
+                return
         entry = Entry()
         extra: JsonObject = {}
         if flags & HAS_PROPERTIES and not self._number(link, properties, entry, extra, ack):
@@ -608,6 +606,24 @@ class Broker:
         if ack is not None:
             self._settled(ack, "")
         self.touch()
+
+    def append(self, link: Link, match: Match, topic: bytes, payload: bytes, packet_id: int, entry: Entry) -> None:
+        entry.acks = [Ack(link, packet_id, 1)]
+        link.unacked += 1
+        if link.unacked > MAX_IN_FLIGHT:
+            self._too_many(link)  # what was delivered is appended all the same
+        if not self._wall_ms:
+            self._wall_ms = self._clock.wall_ms()
+        self._commits.add(Record(KIND_MESSAGE, 0, self._wall_ms, topic, link.meta + match.meta_one, payload), entry)
+        self.touch()
+
+    def _too_many(self, link: Link) -> bool:
+        """Over 100 unacknowledged: MQTT 5 ends, 3.1.1 is not read for a while. Whether the message is taken."""
+        if link.version == packets.V5:
+            link.owner.end(packets.RECEIVE_MAXIMUM_EXCEEDED, "over 100 unacknowledged", presence.CLIENT_ERROR)
+            return False
+        self.pause(link)
+        return True
 
     def acknowledged(self, session: Session, entry: Entry | None) -> None:
         if entry is not None and entry.offset >= 0:
@@ -644,8 +660,7 @@ class Broker:
             match.groups = self.router.groups(topic)
             match.is_reserved = topics.is_reserved(topic) and self._handlers.match(topic) is not None
         match.consumers = tuple(name for name, wants in self._consumers.items() if wants(topic))
-        match.finish()
-        match.meta = b',"n":' + codec.dumps(list(match.consumers)) if match.consumers else b""
+        match.finish(codec.dumps(list(match.consumers)), codec.dumps([session.client_id for session in match.durable]))
         return match
 
     def _may_receive(self, session: Session, topic: str, match: Match | None) -> bool:
@@ -844,6 +859,8 @@ class Broker:
                 ack.done.settle(ack.failed)
             return
         link.unacked -= 1
+        if self._paused and link.unacked == MAX_IN_FLIGHT // 2:
+            self._resume()
         if link.is_closed:
             return
         if not ack.failed:
@@ -976,6 +993,7 @@ class Broker:
 
     def _flush(self) -> None:
         self._scheduled = False
+        self._wall_ms = 0
         if self._acked:
             acked, self._acked = self._acked, {}
             changes: list[list[JsonValue]] = [
@@ -1006,15 +1024,22 @@ class Broker:
     def _synced(self, _synced: int) -> None:
         if self._hungry:
             self._feed()
-        if self._paused and self._journal.unsynced_bytes < UNSYNCED_BYTES // 2:
-            still: list[Link] = []
-            for link in self._paused:
-                if link.unacked > MAX_IN_FLIGHT:
-                    still.append(link)
-                elif not link.is_closed:
-                    link.owner.resume()
-            self._paused = still
+        if self._paused:
+            self._resume()
         self._flush()
+
+    def _resume(self) -> None:
+        """Read again from those whose messages are safe by now."""
+        if self._journal.unsynced_bytes >= UNSYNCED_BYTES // 2:
+            return
+        paused, self._paused = self._paused, []
+        for link in paused:
+            if link.is_closed:
+                continue
+            if link.unacked > MAX_IN_FLIGHT // 2:
+                self._paused.append(link)
+            else:
+                link.owner.resume()
 
     def _feed(self) -> None:
         hungry, self._hungry = self._hungry, set()
@@ -1149,8 +1174,6 @@ class Broker:
         for link in self.links.values():
             if link.subject.program.timed:
                 link.routes.clear()
-        if self._identity.epoch != self._epoch:  # a change that came by no event
-            self._epoch = self._identity.epoch
         _published.set(self.published)
         _sessions.set(len(self.sessions))
 
@@ -1182,9 +1205,23 @@ class Broker:
         self._trim()
 
     def _trim(self) -> None:
-        positions = [self.position, *(position() for position in self._keepers.values())]
+        """Below the lowest reader. A journal half full because a client stays away gives up that client's oldest."""
+        journal = self._journal
         if self._keepers:
-            self._journal.trim(min(positions))
+            journal.trim(min(self.position, *(position() for position in self._keepers.values())))
+        if journal.bytes_on_disk <= journal.budget_bytes * SESSION_SHARE:
+            return
+        before = journal.start + (journal.end - journal.start) // 2
+        given_up = 0
+        for session in self.sessions.values():
+            while session.queue and session.queue[0] < before:
+                self._acked.setdefault(session.client_id, []).append(session.queue.popleft())
+                session.lost += 1
+                given_up += 1
+        if given_up:
+            _lost.inc(given_up)
+            log.warning("broker.sessions_gave_up", messages=given_up, before=before)
+            self.touch()
 
     async def _replay(self, replay: recovery.Replay, offset: int) -> None:
         while offset < self._journal.synced:

@@ -55,6 +55,9 @@ class Core(Protocol):
 
     def acknowledged(self, session: "Session", entry: "Entry | None") -> None: ...
 
+    def append(self, link: "Link", match: Match, topic: bytes, payload: bytes, packet_id: int, entry: "Entry") -> None:
+        """Have a plain QoS 1 message appended, and acknowledged after the sync."""
+
     def too_large(self, link: "Link", size: int) -> None: ...
 
 
@@ -256,7 +259,15 @@ class Link:
                 if message is None:
                     message = Message(topic, frame[payload_at:], 1, b"")
                 session.deliver(message)
-            self.send(PUBACK + bytes((packet_id >> 8, packet_id & 255)))
+            if match.lasts:
+                entry = Entry()
+                for session in match.durable:
+                    if message is None:
+                        message = Message(topic, frame[payload_at:], 1, b"")
+                    session.deliver_durable(message, entry)
+                core.append(self, match, topic, frame[payload_at:], packet_id, entry)
+            else:
+                self.send(PUBACK + bytes((packet_id >> 8, packet_id & 255)))
         else:
             core.publish_slowly(self, match, frame, flags, packet_id, payload_at)
 

@@ -169,13 +169,16 @@ class Client:
 class World:
     def __init__(self, folder: Path, settings: Settings | None = None) -> None:
         self.folder, self.settings = folder, settings
+        self.budget: int | None = None
         self.clock, self.entropy = FakeClock(), SeededEntropy(7)
 
     async def open(self) -> None:
         self.bus = Bus()
         migrations = [Migrations(slice=name, package=f"marram.hub.{name}") for name in ("identity", "broker")]
         self.db = Db.open(self.folder / "hub.db", clock=self.clock, entropy=self.entropy, migrations=migrations)
-        self.journal = Journal.open(self.folder / "log", clock=self.clock, entropy=self.entropy)
+        self.journal = Journal.open(
+            self.folder / "log", clock=self.clock, entropy=self.entropy, budget_bytes=self.budget
+        )
         self.pki = Pki.open(self.folder / "pki", clock=self.clock, entropy=self.entropy)
         self.identity = Identity(
             self.db, self.pki, self.bus, clock=self.clock, entropy=self.entropy, account="000000000001",

@@ -561,3 +561,71 @@ async def test_receive_maximum_of_the_client_is_kept(world) -> None:
         got = await sub.message()
         assert got.payload == b"%d" % number
         sub.raw(sub.machine.ack(got.packet_id, 0))
+
+
+async def test_a_fault_of_ours_ends_one_connection(world, caplog) -> None:
+    def broken(topic: str) -> bool:
+        raise RuntimeError("a mistake")
+
+    world.broker.add_consumer("broken", broken)
+    client = await world.silent()
+    other = await world.silent()
+    client.raw(packets.publish_frame(4, b"a", b"", 0, 0, False, False, b""))
+    await client.end()
+    assert not other.closed
+
+
+async def test_sessions_give_up_their_oldest_before_the_journal_is_full(world) -> None:
+    sub = await world.client("sub", clean=False)
+    await sub.subscribe("a")
+    await sub.disconnect()
+    pub = await world.client("pub")
+    for number in range(20):
+        await pub.acked("a", str(number))
+    await world.broker.checkpoint()
+    assert len(world.broker.sessions["sub"].queue) == 20
+    world.journal._budget_bytes = world.journal.bytes_on_disk
+    await world.broker.checkpoint()
+    left = len(world.broker.sessions["sub"].queue)
+    assert 0 < left < 20 and world.broker.sessions["sub"].lost == 20 - left
+    await world.reopen(checkpoint=False)
+    assert len(world.broker.sessions["sub"].queue) == left
+
+
+async def test_a_full_journal_refuses(world) -> None:
+    world.budget = 1
+    await world.reopen()
+    world.broker.add_consumer("rules", lambda topic: topic == "kept")
+    new = await world.client("new", version=5)
+    old = await world.client("old")
+    assert await new.acked("kept") == packets.QUOTA_EXCEEDED
+    assert await new.acked("other") == 0
+    old.publish("kept", qos=1)
+    await old.end()
+    assert not any(isinstance(p, Puback) for p in old.got)
+
+
+async def test_over_100_unacknowledged(world) -> None:
+    go = asyncio.Event()
+
+    async def handler(message: TopicMessage) -> None:
+        await go.wait()
+
+    from marram.core.topic import Templates
+
+    world.broker._handlers = Templates({"$aws/things/{thing}/x": handler})
+    old = await world.client("old")
+    old.machine.unacked.limit = 1000
+    for _ in range(101):
+        old.publish("$aws/things/t/x", "", 1)
+    assert not old.socket.reading  # back-pressure, no disconnect
+    go.set()
+    for _ in range(101):
+        await old.next(Puback)
+    assert old.socket.reading
+    new = await world.client("new", version=5)
+    go.clear()
+    for number in range(1, 102):
+        new.raw(packets.publish_frame(5, b"$aws/things/t/x", b"", 1, number, False, False, b""))
+    assert (await new.next(Disconnect)).reason == packets.RECEIVE_MAXIMUM_EXCEEDED
+    go.set()
