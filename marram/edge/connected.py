@@ -69,7 +69,7 @@ BRIDGE: Final = "aws.greengrass.clientdevices.mqtt.Bridge"
 SHADOW_MANAGER: Final = "aws.greengrass.ShadowManager"
 PORT_FACT: Final = "local_mqtt_port"
 REFRESH_S: Final = 86_400.0
-REFRESH_AGAIN_S: Final = 15.0
+REFRESH_AGAIN_S: Final = (1.0, 60.0)
 DEFAULT_PORT: Final = 8883
 DIRECTIONS: Final = ("betweenDeviceAndCloud", "deviceToCloud", "cloudToDevice")
 CERTIFICATES: Final = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n?", re.DOTALL)
@@ -346,9 +346,13 @@ class Connected:
         assert self.link is not None and self.data_plane is not None
         self.devices.on_unknown = self._refresh.set
         up = asyncio.Event()
+        low, high = REFRESH_AGAIN_S
+        pause_s = low  # grows while strangers knock in vain
 
         def changed(connected: bool) -> None:
+            nonlocal pause_s
             if connected:
+                pause_s = low
                 up.set()
                 self._refresh.set()
             else:
@@ -371,10 +375,12 @@ class Connected:
                     log.warning("client_devices.not_fetched", why=exc.message)
                 else:
                     pairs = [(certificate, each.thing) for each in found for certificate in each.certificates]
+                    pause_s = min(high, pause_s * 2)
                     if await self.devices.replace(pairs):
+                        pause_s = low
                         log.info("client_devices.changed", certificates=len(pairs))
                         await self._devices_changed()
-                await asyncio.sleep(REFRESH_AGAIN_S)
+                await asyncio.sleep(pause_s)
         finally:
             cancel()
 
