@@ -35,6 +35,12 @@ DAY: Final = datetime.timedelta(days=1)
 CA_LIFE: Final = 30 * 365 * DAY
 SERVER_LIFE: Final = 365 * DAY
 RENEW_BEFORE: Final = 30 * DAY
+LASTING: Final = (
+    "root-ca.pem",
+    "issuing-ca.pem",
+    "master.key",
+    "signing.key",
+)  # what devices and stored secrets rest on
 DEVICE_END: Final = datetime.datetime(2049, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
 DEVICE_NAME: Final = "AWS IoT Certificate"  # the subject AWS gives when nobody asked for another
 MAX_CSR_BYTES: Final = 16 << 10
@@ -74,6 +80,7 @@ class Pki:
         self._folder, self._clock, self._entropy = folder, clock, entropy
         self._names = _server_names(names)
         disk.make_dirs(folder, mode=0o700)
+        self._check_complete()
         self._root = self._open_root()
         self._issuing = self._open_issuing()
         self._master = self._secret("master.key")
@@ -82,9 +89,9 @@ class Pki:
 
     @classmethod
     def open(cls, folder: Path, *, clock: Clock, entropy: Entropy, names: Sequence[str] = ()) -> "Pki":
-        """Make what is missing. names: what the server certificate covers beside localhost and 127.0.0.1.
+        """Make everything at the first start. names: what the server certificate covers beside localhost and 127.0.0.1.
 
-        Raises Corrupt when a file is not what it should be, Invalid when a name is neither a host name nor an address.
+        Raises Corrupt when a file is gone or not what it should be, Invalid when a name is neither a host name nor an address.
         """
         return cls(folder, clock=clock, entropy=entropy, names=names)
 
@@ -239,6 +246,13 @@ class Pki:
 
     def _now(self) -> datetime.datetime:
         return datetime.datetime.fromtimestamp(self._clock.wall_ms() / 1000, tz=datetime.UTC)
+
+    def _check_complete(self) -> None:
+        """server.pem is made last. Where it is, all was: making a lost file anew would cut off every device without a word."""
+        if (self._folder / "server.pem").exists():
+            for name in LASTING:
+                if not (self._folder / name).exists():
+                    raise Corrupt(f"{self._folder / name} is gone: restore it from a backup of the hub's folder")
 
     def _open_root(self) -> x509.Certificate:
         path = self.root_path

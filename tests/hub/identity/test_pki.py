@@ -227,6 +227,21 @@ def test_a_damaged_file_is_named(made, tmp_path, clock, name):
         Pki.open(tmp_path / "pki", clock=clock, entropy=SystemEntropy())
 
 
+@pytest.mark.parametrize("name", ["master.key", "signing.key", "issuing-ca.pem", "root-ca.pem"])
+def test_a_lost_file_is_named_and_not_made_anew(made, tmp_path, clock, name):
+    (tmp_path / "pki" / name).unlink()
+    with pytest.raises(Corrupt, match=f"{name} is gone"):
+        Pki.open(tmp_path / "pki", clock=clock, entropy=SystemEntropy())
+    assert not (tmp_path / "pki" / name).exists()
+
+
+def test_a_first_start_that_was_cut_goes_on(made, tmp_path, clock):
+    for name in ("server.pem", "signing.key", "master.key"):
+        (tmp_path / "pki" / name).unlink()
+    again = Pki.open(tmp_path / "pki", clock=clock, entropy=SystemEntropy())
+    assert again.root_pem == made.root_pem
+
+
 def test_sealing(made):
     sealed = made.seal(b"secret", label="key:A")
     assert b"secret" not in sealed
