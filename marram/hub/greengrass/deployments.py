@@ -187,8 +187,8 @@ class Deployments:
         mine = [statuses[thing] for thing in canary.things if thing in statuses]
         for execution in mine:
             if execution.final and execution.status is not Status.SUCCEEDED:
-                why = execution.details.get("failureCause") or execution.details.get("detailed-deployment-status", "")
-                reason = f"{execution.thing} reported {execution.status}" + (f": {why}" if why else "")
+                said = why(execution.details)
+                reason = f"{execution.thing} reported {execution.status}" + (f": {said}" if said else "")
                 self._stop_canary(tx, deployment, canary, reason)
                 store.set_status(tx, deployment.id, store.FAILED, reason)
                 return True
@@ -311,6 +311,16 @@ class Deployments:
 
 def target_arn(region: str, account: str, target: str) -> str:
     return arn.build("iot", region, account, target)
+
+
+def why(details: Mapping[str, str]) -> str:
+    """What a core said of its deployment, as AWS words it: the detailed status, and the cause of a failure.
+
+    Source: aws-greengrass-nucleus 2.x, statusDetails of a job; failureCause is the name in shadow deployments.
+    """
+    status = details.get("detailed-deployment-status", "")
+    cause = details.get("deployment-failure-cause") or details.get("failureCause", "")
+    return ": ".join(text for text in (status, cause) if text)
 
 
 def _components(request: JsonObject) -> dict[str, JsonObject]:

@@ -13,6 +13,7 @@ from marram.core import sigv4
 from marram.core.errors import AlreadyExists, Conflict, Invalid, NotFound, Unsupported
 from marram.hub.border.paging import Pages
 from marram.hub.bus import Bus
+from marram.hub.greengrass.deployments import why
 from marram.hub.greengrass.service import Greengrass
 from marram.hub.identity.pki import Pki
 from marram.hub.identity.service import Identity
@@ -290,3 +291,23 @@ async def test_client_devices(world: World) -> None:
     assert await world.greengrass.devices.disassociate("c1", ["relay-1", "relay-1"]) == {
         "relay-1": "relay-1 is not associated with c1"
     }
+
+
+@pytest.mark.parametrize(
+    ("details", "said"),
+    [
+        pytest.param({"detailed-deployment-status": "SUCCESSFUL"}, "SUCCESSFUL", id="well"),
+        pytest.param(
+            {
+                "detailed-deployment-status": "FAILED_ROLLBACK_COMPLETE",
+                "deployment-failure-cause": "hello ended with 1",
+            },
+            "FAILED_ROLLBACK_COMPLETE: hello ended with 1",
+            id="job",
+        ),
+        pytest.param({"failureCause": "no space"}, "no space", id="shadow"),
+        pytest.param({}, "", id="nothing yet"),
+    ],
+)
+def test_the_reason_is_what_the_core_said(details: dict[str, str], said: str) -> None:
+    assert why(details) == said

@@ -4,7 +4,7 @@ from marram.core import arn
 from marram.core.codec import JsonObject
 from marram.core.errors import Invalid
 from marram.core.jobs import Status
-from marram.hub.greengrass.deployments import target_arn
+from marram.hub.greengrass.deployments import target_arn, why
 from marram.hub.greengrass.service import Greengrass
 from marram.hub.greengrass.store import Canary, Deployment
 from marram.hub.slice import Call, Params, Result, operation
@@ -115,7 +115,7 @@ async def list_effective_deployments(service: Greengrass, call: Call, params: Pa
                 "iotJobArn": _job_arn(call, item.deployment.job),
                 "targetArn": target_arn(call.region, call.account, item.deployment.target),
                 "coreDeviceExecutionStatus": _EXECUTION[item.status],
-                "reason": item.details.get("failureCause") or item.details.get("detailed-deployment-status", ""),
+                "reason": why(item.details),
                 "creationTimestamp": item.deployment.created_ms,
                 "modifiedTimestamp": item.modified_ms,
             }
