@@ -39,6 +39,7 @@ log = logger(__name__)
 CONNECT_S: Final = 10.0
 LINGER_S: Final = 5.0  # for a peer to read what was written before the end
 TICK_S: Final = 0.5
+WATCH_MS: Final = 30_000
 MIN_KEEP_ALIVE_S: Final = 30
 MAX_KEEP_ALIVE_S: Final = 1200
 MAX_CLIENT_ID: Final = 128
@@ -109,6 +110,8 @@ class MqttDoor:
                 connection.look()
 
     def watch(self, connection: "Connection", due_ms: int) -> None:
+        # Not further ahead than this: the wheel would hold on to connections that are long gone.
+        due_ms = min(due_ms, self.now_ms + WATCH_MS)
         self._wheel.setdefault(max(self._tick_of(due_ms), self._tick) + 1, []).append(connection)
 
     def opened(self, connection: "Connection") -> None:

@@ -48,11 +48,11 @@ class Match:
 
     links4, links5: everybody online, for a QoS 0 message. zero4, zero5: those online who asked for QoS 0, for a QoS 1
     message. one: sessions that asked for QoS 1 and end with their connection. durable: those that outlive it, online or not.
-    special: online with options that look at each message (No Local, Retain As Published, a packet size of their own).
+    special: with options that look at each message (No Local, Retain As Published).
     """
 
     __slots__ = (
-        "consumers", "durable", "fast_one", "fast_zero", "groups", "is_ingest", "is_reserved", "keep", "lasts", "links4",
+        "consumers", "durable", "fast_one", "fast_zero", "groups", "is_ingest", "is_picky", "is_reserved", "keep", "lasts", "links4",
         "links5", "meta", "meta_one", "one", "special", "topic", "valid", "zero4", "zero5",
     )  # fmt: skip
 
@@ -69,6 +69,7 @@ class Match:
         self.special: list[tuple[Session, Subscription]] = []
         self.groups: list[Group] = []
         self.consumers: tuple[str, ...] = ()
+        self.is_picky = False  # somebody takes packets of a certain size only
         self.is_reserved = False  # a handler wants it
         self.is_ingest = False
         self.fast_zero = False
@@ -79,34 +80,24 @@ class Match:
 
     def add(self, session: "Session", subscription: Subscription) -> None:
         link = session.link
-        if subscription.qos and session.is_durable:
-            if subscription.is_plain:
-                self.durable.append(session)
-                if link is not None:
-                    (self.links5 if link.version == 5 else self.links4).append(link)
-            else:
-                self.special.append((session, subscription))
-            return
-        if link is None:
-            return
-        if not subscription.is_plain or link.max_packet:
+        if not subscription.is_plain:
             self.special.append((session, subscription))
             return
-        if link.version == 5:
-            self.links5.append(link)
+        if link is not None:
+            self.is_picky = self.is_picky or link.max_packet > 0
+            (self.links5 if link.version == 5 else self.links4).append(link)
             if not subscription.qos:
-                self.zero5.append(link)
-        else:
-            self.links4.append(link)
-            if not subscription.qos:
-                self.zero4.append(link)
+                (self.zero5 if link.version == 5 else self.zero4).append(link)
         if subscription.qos:
-            self.one.append(session)
+            if session.is_durable:
+                self.durable.append(session)
+            elif link is not None:
+                self.one.append(session)
 
     def finish(self, consumers: bytes, sessions: bytes) -> None:
         """`consumers`, `sessions`: their names as JSON."""
         self.lasts = bool(self.consumers or self.durable)
-        self.fast_one = not (self.special or self.groups or self.is_reserved or self.is_ingest)
+        self.fast_one = not (self.special or self.groups or self.is_picky or self.is_reserved or self.is_ingest)
         self.fast_zero = self.fast_one and not self.consumers
         self.meta = b',"n":' + consumers if self.consumers else b""
         self.meta_one = b',"q":1' + self.meta + (b',"s":' + sessions if self.durable else b"") + b"}"

@@ -11,7 +11,7 @@ e expires_ms, l labels, o [source, position, index], h hops.
 import asyncio
 import base64
 import binascii
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,10 +23,9 @@ from marram.core.mqtt import packets, v5
 from marram.core.mqtt.connection import HAS_PROPERTIES, properties_of
 from marram.core.mqtt.packets import PUBLISH, Properties, Reader, Subscribe, Unsubscribe, Will, Wish
 from marram.core.segment import KIND_MESSAGE, KIND_SESSION, Origin, Record
-from marram.core.topic import Templates
-from marram.hub import slice as declared
 from marram.hub.broker import presence, recovery, store
 from marram.hub.broker.commits import Commits
+from marram.hub.broker.reserved import Reserved
 from marram.hub.broker.retained import RetainedMessages
 from marram.hub.broker.route import Group, Match, Router, Subscription
 from marram.hub.broker.session import (
@@ -43,7 +42,6 @@ from marram.hub.broker.session import (
 from marram.hub.broker.store import Retained
 from marram.hub.bus import Bus
 from marram.hub.identity.service import EVERYBODY, Identity, PrincipalChanged, Subject
-from marram.hub.slice import TopicMessage
 from marram.kit import metrics
 from marram.kit.clock import Clock, Entropy, uuid4
 from marram.kit.db import Db, Tx
@@ -60,8 +58,6 @@ MAX_SUBSCRIPTIONS: Final = 50
 MAX_SESSIONS: Final = 1_000_000
 MAX_HOPS: Final = 10
 UNSYNCED_BYTES: Final = 8 << 20  # above it publishers are not read
-LANES: Final = 32  # of reserved topics: one client's messages keep their order
-LANE_DEPTH: Final = 1000
 CHECKPOINT_S: Final = 10.0
 CHECKPOINT_SESSIONS: Final = 200
 REPLAY_RECORDS: Final = 2000
@@ -78,22 +74,12 @@ _links: Final = metrics.gauge("marram_mqtt_connections", "Clients connected").la
 _sessions: Final = metrics.gauge("marram_mqtt_sessions", "Sessions, connected or waiting").labels()
 _lost: Final = dropped.labels(reason="no longer in the journal")
 _expired: Final = dropped.labels(reason="expired")
-_lane_full: Final = dropped.labels(reason="reserved topic busy")
-
-Handler = Callable[[TopicMessage], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     expiry_s: int = DEFAULT_EXPIRY_S  # of a 3.1.1 session with clean session 0
     max_expiry_s: int = MAX_EXPIRY_S
-
-
-@dataclass(slots=True)
-class _Job:
-    handler: Handler
-    message: TopicMessage
-    ack: Ack | None
 
 
 class _Settled:
@@ -153,7 +139,7 @@ class Broker:
         self._retained = RetainedMessages(db)
         self._versions = presence.Versions()
         self._consumers: dict[str, Callable[[str], bool]] = {}
-        self._handlers: Templates[Handler] = Templates({})
+        self._reserved = Reserved(clock, self._settled)
         self._acked: dict[str, list[int]] = {}  # offsets by client id, for the record at the tick's end
         self._hungry: set[Session] = set()  # connected, with offsets that are not synced yet or wait for room
         self._wills: dict[str, tuple[int, Will, Subject]] = {}  # delayed: due (wall), by client id
@@ -161,7 +147,6 @@ class Broker:
         self._scheduled = False
         self._wall_ms = 0  # of this tick, once somebody asked
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._lanes: list[asyncio.Queue[_Job]] = []
         self._checkpoint = 0
         self._floors: dict[str, int] = {}  # the lowest offset in each stored row
         self._keepers: dict[str, Callable[[], int]] = {}
@@ -182,11 +167,7 @@ class Broker:
 
     def add_handlers(self, services: Mapping[str, object]) -> None:
         """Every reserved topic that a slice among `services` has declared."""
-        handlers: dict[str, Handler] = {}
-        for template, made in declared.TOPICS.items():
-            if made.slice in services:
-                handlers[template] = _bound(made, services[made.slice])
-        self._handlers = Templates(handlers)
+        self._reserved.declare(services)
         self.router.forget_all()
 
     def keep(self, name: str, position: Callable[[], int]) -> None:
@@ -227,15 +208,10 @@ class Broker:
 
     async def run(self) -> None:
         """Reserved topics, retained messages, checkpoints, expiry. Returns when cancelled."""
-        self._lanes = [asyncio.Queue(LANE_DEPTH) for _ in range(LANES)]
-        try:
-            async with asyncio.TaskGroup() as group:
-                for number, lane in enumerate(self._lanes):
-                    group.create_task(self._work(lane), name=f"broker-lane-{number}")
-                group.create_task(self._retained.run(), name="broker-retained")
-                group.create_task(self._housekeeping(), name="broker-housekeeping")
-        finally:
-            self._lanes = []
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._reserved.run(), name="broker-reserved")
+            group.create_task(self._retained.run(), name="broker-retained")
+            group.create_task(self._housekeeping(), name="broker-housekeeping")
 
     async def stop(self) -> None:
         """Write the checkpoint. Links are closed by the door, before."""
@@ -301,25 +277,13 @@ class Broker:
         self._spread(message, match, entry, ack, codec.dumps(head)[:-1], extra, given, None)
         if retain:
             self._retain(message, ack)
-        handled = self._handlers.match(topic) if match.is_reserved else None
         self._settled(ack, "")  # the one that was counted for ourselves
         self._flush()
         failed = await future
         if failed:
             raise Unavailable(f"the message was not stored: {failed}")
-        if handled is not None:
-            handler, params = handled
-            who = subject if subject is not None else self._identity.internal
-            await handler(
-                TopicMessage(
-                    topic=topic,
-                    params=params,
-                    payload=payload,
-                    subject=who,
-                    client_id=client_id,
-                    time_ms=self._clock.wall_ms(),
-                )
-            )
+        if match.is_reserved:
+            await self._reserved.handle(topic, payload, subject or self._identity.internal, client_id)
 
     async def publish_outbox(self, row_id: int, topic: str, body: bytes) -> None:
         """A row of the outbox, in order. Raises Unavailable: it is given again."""
@@ -602,7 +566,7 @@ class Broker:
         if flags & 1:
             self._retain(message, ack)
         if match.is_reserved:
-            self._hand_over(link, match.topic, message.payload, ack)
+            self._reserved.hand_over(link, match.topic, message.payload, ack)
         if ack is not None:
             self._settled(ack, "")
         self.touch()
@@ -658,7 +622,7 @@ class Broker:
                 if self._may_receive(session, topic, match):
                     match.add(session, subscription)
             match.groups = self.router.groups(topic)
-            match.is_reserved = topics.is_reserved(topic) and self._handlers.match(topic) is not None
+            match.is_reserved = topics.is_reserved(topic) and self._reserved.has(topic)
         match.consumers = tuple(name for name, wants in self._consumers.items() if wants(topic))
         match.finish(codec.dumps(list(match.consumers)), codec.dumps([session.client_id for session in match.durable]))
         return match
@@ -802,47 +766,6 @@ class Broker:
                     self._settled(ack, "")
                 return False
         return True
-
-    # reserved topics
-
-    def _hand_over(self, link: Link, topic: str, payload: bytes, ack: Ack | None) -> None:
-        found = self._handlers.match(topic)
-        if found is None or not self._lanes:
-            return
-        handler, params = found
-        message = TopicMessage(
-            topic=topic,
-            params=params,
-            payload=payload,
-            subject=link.subject,
-            client_id=link.client_id,
-            time_ms=self._clock.wall_ms(),
-        )
-        if ack is not None:
-            ack.left += 1
-        try:
-            self._lanes[hash(link.client_id) % LANES].put_nowait(_Job(handler, message, ack))
-        except asyncio.QueueFull:
-            _lane_full.inc()
-            if ack is not None:
-                self._settled(ack, "too much waits on the reserved topic")
-
-    async def _work(self, lane: "asyncio.Queue[_Job]") -> None:
-        while True:
-            job = await lane.get()
-            failed = ""
-            try:
-                await job.handler(job.message)
-            except Unavailable as exc:
-                failed = exc.message
-            except MarramError as exc:
-                log.info("broker.handler_refused", topic=job.message.topic, reason=exc.message)
-            except Exception as exc:  # a border: one message must not stop the lane
-                log.error("broker.handler_failed", exc_info=exc, topic=job.message.topic)
-                failed = "internal error"
-            if job.ack is not None:
-                self._settled(job.ack, failed)
-                self.touch()
 
     # acknowledgements
 
@@ -1237,15 +1160,6 @@ class Broker:
                     replay.change(at, codec.loads_object(record.meta, what="meta of a record"))
             offset = rows[-1][0] + 1
         replay.finish()
-
-
-def _bound(made: declared.Topic, service: object) -> Handler:
-    function = made.function
-
-    async def call(message: TopicMessage) -> None:
-        await function(service, message)
-
-    return call
 
 
 def _save_sessions(tx: Tx, rows: Iterable[tuple[str, str]]) -> None:

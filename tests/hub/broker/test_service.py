@@ -314,9 +314,7 @@ async def test_reserved_topics_are_handled_before_the_puback(world) -> None:
         await go.wait()
         seen.append(message)
 
-    from marram.core.topic import Templates
-
-    world.broker._handlers = Templates({"$aws/things/{thing}/shadow/update": handler})
+    world.broker._reserved.use({"$aws/things/{thing}/shadow/update": handler})
     world.broker.consumers_changed()
     dev = await world.client("dev")
     dev.publish("$aws/things/lamp/shadow/update", "{}", 1)
@@ -611,9 +609,7 @@ async def test_over_100_unacknowledged(world) -> None:
     async def handler(message: TopicMessage) -> None:
         await go.wait()
 
-    from marram.core.topic import Templates
-
-    world.broker._handlers = Templates({"$aws/things/{thing}/x": handler})
+    world.broker._reserved.use({"$aws/things/{thing}/x": handler})
     old = await world.client("old")
     old.machine.unacked.limit = 1000
     for _ in range(101):
