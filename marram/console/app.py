@@ -42,6 +42,12 @@ class Console:
         self._hub, self._clock = hub, clock
         self._sessions: dict[str, Session] = {}
         self._pages = Environment(loader=FileSystemLoader(HERE / "pages"), autoescape=select_autoescape(default=True))
+        self._pages.globals |= {
+            "share": status.share,
+            "figure": status.figure,
+            "points": status.points,
+            "value_of": status.value_of,
+        }
 
     def app(self) -> Starlette:
         return Starlette(
