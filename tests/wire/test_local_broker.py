@@ -400,7 +400,7 @@ async def test_mosquitto_command_line(world: World) -> None:
         "mosquitto_sub", *where, *tls, "-i", "dev1-sub", "-V", "mqttv5", "-C", "2", stdout=asyncio.subprocess.PIPE
     )
     async with asyncio.timeout(10):
-        while not len(world.broker.hub):
+        while not any(session.subscriptions for session in world.broker.sessions.values()):
             await asyncio.sleep(0.01)
         for version in ("mqttv311", "mqttv5"):
             sender = await asyncio.create_subprocess_exec(
