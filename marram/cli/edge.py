@@ -267,6 +267,9 @@ def _status(arguments: argparse.Namespace) -> int:
         print(f"{key}: {facts[key] or '-'}")
     for key, value in facts["endpoints"].items():
         print(f"{key}: {value}")
+    if hub := facts.get("hub"):
+        state = "connected to" if hub["connected"] else "not connected to"
+        print(f"hub: {state} {hub['host']}:{hub['port']}, {hub['waiting']} messages wait ({hub['spool_bytes']} bytes)")
     table(
         [(each["name"], each["version"], each["state"]) for each in facts["components"]], ("NAME", "VERSION", "STATE")
     )

@@ -229,7 +229,7 @@ async def test_a_canary_that_fails_stops_there(world: World) -> None:
 
 
 async def test_a_canary_that_breaks_while_baking_gets_the_old_version_back(world: World) -> None:
-    first, second = await canary_world(world)
+    _first, second = await canary_world(world)
     await world.finish(second, "c1", "SUCCEEDED")
     await world.greengrass.deployments.watch_canaries()
     status = {"componentName": "com.example.Hello", "version": "2.0.0", "status": "BROKEN"}
