@@ -16,7 +16,6 @@ import contextlib
 import re
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal, cast
 
@@ -32,7 +31,7 @@ from marram.edge.broker.service import Settings as BrokerSettings
 from marram.edge.deploy.ports import Nowhere, Reporter, Source
 from marram.edge.deploy.record import Deployment
 from marram.edge.deploy.service import Deployments
-from marram.edge.link import ledger, store
+from marram.edge.link import ledger
 from marram.edge.link.dataplane import DataPlane
 from marram.edge.link.dataplane import Hub as HubAddress
 from marram.edge.link.fleet_status import Component, FleetStatus
@@ -67,7 +66,6 @@ MIGRATIONS: Final = (
 AUTH: Final = "aws.greengrass.clientdevices.Auth"
 BRIDGE: Final = "aws.greengrass.clientdevices.mqtt.Bridge"
 SHADOW_MANAGER: Final = "aws.greengrass.ShadowManager"
-PORT_FACT: Final = "local_mqtt_port"
 REFRESH_S: Final = 86_400.0
 REFRESH_AGAIN_S: Final = (1.0, 60.0)
 DEFAULT_PORT: Final = 8883
@@ -105,7 +103,6 @@ class Connected:
             self._join(host.partition(":")[0])
         self.devices = Devices(db)
         self.bridge = Bridge(self.local_mqtt, self.pubsub, self.link)
-        self._listener: _Listener | None = None
         self.broker = self._local_broker()
         config.on_change(lambda _: self._reconfigure.set())
 
@@ -135,7 +132,7 @@ class Connected:
         if self._jobs is not None and self._status is not None:
             made += [("jobs", self._jobs.run), ("fleet-status", self._status.run)]
         if self.broker is not None:
-            made.append(("local-mqtt", self._run_broker))
+            made.append(("local-mqtt", self.broker.run))
         return made
 
     async def listening(self, limit_s: float = 1.0) -> None:
@@ -251,12 +248,8 @@ class Connected:
             return None
         local = self._config.nucleus("marram", "localMqtt", default={})
         local = local if isinstance(local, dict) else {}
-        port = _integer(local.get("port"), DEFAULT_PORT)
-        if self._auto_ports:
-            port = _integer(self._db.read_now(lambda tx: store.fact(tx, PORT_FACT)), 0)
-        self._listener = _Listener(
-            Path(certificate), Path(self._path("privateKeyPath")), Path(self._path("rootCaPath"))
-        )
+        port = 0 if self._auto_ports else _integer(local.get("port"), DEFAULT_PORT)
+        listener = _Listener(Path(certificate), Path(self._path("privateKeyPath")), Path(self._path("rootCaPath")))
         return LocalBroker(
             BrokerSettings(host=str(local.get("bind", "127.0.0.1")), port=port),
             self._db,
@@ -264,24 +257,9 @@ class Connected:
             self.devices,
             bridge=self.bridge,
             shadows=self.shadows,
-            tls=self._listener.context,
+            tls=listener.context,
             entropy=self._entropy,
         )
-
-    async def _run_broker(self) -> None:
-        broker, listener = self.broker, self._listener
-        assert broker is not None and listener is not None
-        await asyncio.to_thread(listener.context)  # before there is a port: a certificate that is missing is said once
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(broker.run(), name="local-mqtt-broker")
-                await broker.ready.wait()
-                if self._auto_ports:
-                    await self._db.write(lambda tx: store.set_fact(tx, PORT_FACT, str(broker.port)))
-        except* Unavailable:
-            if self._auto_ports:
-                broker.settings = replace(broker.settings, port=0)  # somebody has taken the port of the last start
-            raise
 
     # what follows changes
 

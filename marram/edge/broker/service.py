@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from marram.core import topic as topics
-from marram.core.errors import Invalid, LimitExceeded, MarramError, Unauthenticated
+from marram.core.errors import Invalid, LimitExceeded, MarramError, Unauthenticated, Unavailable
 from marram.core.mqtt import packets, v5, v311
 from marram.core.mqtt.connection import ServerConnection, receive_all
 from marram.core.mqtt.packets import (
@@ -75,6 +75,8 @@ class Shadows(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
+    """`port` 0: a free one, the same at the next start where it is free again."""
+
     host: str = "127.0.0.1"
     port: int = 8883
 
@@ -150,10 +152,10 @@ class LocalBroker:
             client.recheck()
 
     async def run(self) -> None:
+        if self._tls is not None:
+            await asyncio.to_thread(self._tls)  # before there is a port: a certificate that is missing is said once
         executor = ThreadPoolExecutor(2, "local-tls") if self._tls is not None else None
-        server = await net.serve(
-            self.settings.host, self.settings.port, lambda peer: Client(self, peer), tls=self._tls, handshakes=executor
-        )
+        server = await self._listen(executor)
         self.port = server.port
         try:
             async with asyncio.TaskGroup() as self._tasks:
@@ -174,6 +176,25 @@ class LocalBroker:
             self.sessions.clear()
             if executor is not None:
                 executor.shutdown(wait=False, cancel_futures=True)
+
+    async def _listen(self, executor: ThreadPoolExecutor | None) -> net.Server:
+        settings = self.settings
+
+        async def listen(port: int) -> net.Server:
+            return await net.serve(
+                settings.host, port, lambda peer: Client(self, peer), tls=self._tls, handshakes=executor
+            )
+
+        if settings.port:
+            return await listen(settings.port)
+        before = self._db.read_now(store.port)
+        try:
+            server = await listen(before)
+        except Unavailable:
+            server = await listen(0)  # somebody has taken the port of the last start
+        if server.port != before:
+            await self._db.write(lambda tx: store.save_port(tx, server.port))
+        return server
 
     # for the clients
 

@@ -43,3 +43,16 @@ def save_retained(tx: Tx, topic: str, payload: bytes, qos: int) -> None:
         payload,
         qos,
     )
+
+
+def port(tx: Tx) -> int:
+    """The port that was chosen before; 0 when none was."""
+    row = tx.one("SELECT port FROM listener WHERE name = 'mqtt'")
+    return int(row[0]) if row else 0
+
+
+def save_port(tx: Tx, number: int) -> None:
+    tx.execute(
+        "INSERT INTO listener (name, port) VALUES ('mqtt', ?) ON CONFLICT (name) DO UPDATE SET port = excluded.port",
+        number,
+    )

@@ -52,16 +52,3 @@ def next_number(tx: Tx, name: str) -> int:
         str(number),
     )
     return number
-
-
-def fact(tx: Tx, name: str) -> str | None:
-    row = tx.one("SELECT value FROM link_fact WHERE name = ?", name)
-    return str(row[0]) if row else None
-
-
-def set_fact(tx: Tx, name: str, value: str) -> None:
-    tx.execute(
-        "INSERT INTO link_fact (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-        name,
-        value,
-    )

@@ -1,0 +1,4 @@
+CREATE TABLE listener (
+    name TEXT PRIMARY KEY,
+    port INTEGER NOT NULL
+);
