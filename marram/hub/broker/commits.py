@@ -115,6 +115,9 @@ class Commits:
                     session.queue.append(offset)
                     self._queued(session)
                 entry.sessions = None
+            if entry.ack is not None:
+                self._waiters.append((offset, entry.ack))
+                entry.ack = None
             if entry.acks is not None:
                 for ack in entry.acks:
                     self._waiters.append((offset, ack))
@@ -129,8 +132,11 @@ class Commits:
         entry.sessions = None
         if entry.source:
             self._fall_back(entry.source, entry.previous)
-        acks, entry.acks = entry.acks, None
-        for ack in acks or ():
+        acks, entry.acks = entry.acks or [], None
+        if entry.ack is not None:
+            acks.insert(0, entry.ack)
+            entry.ack = None
+        for ack in acks:
             self._settle(ack, why)
 
     def _fall_back(self, source: str, previous: int) -> None:

@@ -572,7 +572,7 @@ class Broker:
         self.touch()
 
     def append(self, link: Link, match: Match, topic: bytes, payload: bytes, packet_id: int, entry: Entry) -> None:
-        entry.acks = [Ack(link, packet_id, 1)]
+        entry.ack = Ack(link, packet_id, 1)
         link.unacked += 1
         if link.unacked > MAX_IN_FLIGHT:
             self._too_many(link)  # what was delivered is appended all the same
@@ -721,7 +721,7 @@ class Broker:
         meta += b"," + codec.dumps(extra)[1:] if extra else b"}"
         if ack is not None:
             ack.left += 1
-            entry.acks = [ack]
+            entry.ack = ack
         if entry.source:
             self._commits.carried(entry)
         self._commits.add(
@@ -934,7 +934,7 @@ class Broker:
         """Session changes, into the batch of this tick."""
         entry = Entry()
         if ack is not None:
-            entry.acks = [ack]
+            entry.ack = ack
         self._commits.add(recovery.record(changes, self._clock.wall_ms()), entry)
         self.touch()
 

@@ -121,12 +121,14 @@ class Message:
         if version == V5:
             if not self._one5:
                 self._one5 = packets.publish_frame(
-                    V5, self.topic, self.payload, 1, 1, self.retain, False, self.properties
+                    V5, self.topic, self.payload, 1, packet_id, self.retain, False, self.properties
                 )
+                return self._one5
             frame = self._one5
         else:
             if not self._one4:
-                self._one4 = packets.publish_frame(4, self.topic, self.payload, 1, 1, self.retain, False, b"")
+                self._one4 = packets.publish_frame(4, self.topic, self.payload, 1, packet_id, self.retain, False, b"")
+                return self._one4
             frame = self._one4
         at = 2 if frame[1] < 128 else 3 if frame[2] < 128 else 4 if frame[3] < 128 else 5
         at += 2 + len(self.topic)
@@ -136,12 +138,13 @@ class Message:
 class Entry:
     """A record on its way into the journal; `offset` is -1 until the tick ends, and stays so when it was refused."""
 
-    __slots__ = ("acks", "offset", "previous", "sessions", "source")
+    __slots__ = ("ack", "acks", "offset", "previous", "sessions", "source")
 
     def __init__(self) -> None:
         self.offset = -1
         self.sessions: list[Session] | None = None  # whose queue it joins
-        self.acks: list[Ack] | None = None
+        self.ack: Ack | None = None  # who waits for it
+        self.acks: list[Ack] | None = None  # who else does: senders of repeats
         self.source = ""  # a source that numbers its messages, and its highest position before this one
         self.previous = 0
 
