@@ -112,7 +112,7 @@ class Trie(Generic[K, V]):
     """Filters with values: (filter, key) is unique. Filters are taken as checked, without a `$share` prefix."""
 
     def __init__(self, *, parent: bool = False) -> None:
-        self._root: _Node[K, V] = _Node()
+        self._root = _Node[K, V]()
         self._parent = parent
         self._count = 0
 
@@ -206,7 +206,7 @@ class Trie(Generic[K, V]):
         for level in levels:
             child = node.children.get(level)
             if child is None:
-                child = _Node()
+                child = _Node[K, V]()
                 node.children[level] = child
             node = child
         return node.below if ends_with_hash else node.here

@@ -410,7 +410,7 @@ class Server:
         self._loop = asyncio.get_running_loop()
         self.port = 0
 
-    async def _listen(self, host: str, port: int) -> None:
+    async def listen(self, host: str, port: int) -> None:
         try:
             self._server = await self._loop.create_server(self._accept, host, port, backlog=BACKLOG)
         except OSError as exc:
@@ -489,7 +489,7 @@ async def serve(
     so that a changed context serves the next one. Raises Unavailable when the port is taken.
     """
     server = Server(choose, tls, handshakes, half_open, handshake_s)
-    await server._listen(host, port)
+    await server.listen(host, port)
     return server
 
 
@@ -615,8 +615,8 @@ def _shake(tls: ssl.SSLObject) -> BaseException | bool:
 
 
 def _address(transport: asyncio.BaseTransport) -> tuple[str, int]:
-    name = transport.get_extra_info("peername")
-    return (str(name[0]), int(name[1])) if isinstance(name, tuple) and len(name) >= 2 else ("", 0)
+    name: Any = transport.get_extra_info("peername")
+    return (str(name[0]), int(name[1])) if name and len(name) >= 2 else ("", 0)
 
 
 def _looks_like(data: bytes) -> str:

@@ -176,7 +176,8 @@ def mosquitto(hub: Hub, device: Device, program: str, *arguments: str) -> list[s
 @pytest.mark.parametrize("version", ["311", "5"])
 async def test_mosquitto_clients(hub: Hub, device: Device, version: str) -> None:
     sub = await asyncio.create_subprocess_exec(
-        "stdbuf", "-oL", *mosquitto(hub, device, "mosquitto_sub", "-V", version, "-q", "1", "-t", f"mosq/{version}/+", "-v", "-C", "2", "-d"),
+        "stdbuf", "-oL",
+        *mosquitto(hub, device, "mosquitto_sub", "-V", version, "-q", "1", "-t", f"mosq/{version}/+", "-v", "-C", "2", "-d"),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     seen: list[str] = []

@@ -460,7 +460,7 @@ class ClientConnection:
                 raise ProtocolError("SUBACK with another number of codes", PROTOCOL_ERROR)
         elif isinstance(packet, Pingresp):
             self._ping_sent_ms = 0
-        elif isinstance(packet, Disconnect):
+        else:
             if self.version == V311:
                 raise ProtocolError("DISCONNECT from a server", PROTOCOL_ERROR)
             self._state = "closed"
