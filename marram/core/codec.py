@@ -5,7 +5,7 @@ Unknown fields are kept: documents that are stored for others (shadows, recipes,
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeAlias, cast
 
 from marram.core.errors import Invalid
@@ -50,8 +50,8 @@ def loads_object(
 def dumps(value: object) -> bytes:
     """Compact UTF-8. Raises Invalid on NaN, infinities and types that JSON has not."""
     try:
-        return _ENCODER.encode(value).encode()
-    except (ValueError, TypeError, UnicodeEncodeError) as exc:
+        return _encode(value).encode()
+    except (ValueError, TypeError, UnicodeEncodeError, RecursionError) as exc:
         raise Invalid(f"cannot be written as JSON: {exc}") from exc
 
 
@@ -123,3 +123,20 @@ _STRINGS: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
 _NOT_BRACKETS: Final = re.compile(r"[^][{}]+")
 _DECODER: Final = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _make_encode() -> Callable[[object], str]:
+    # JSONEncoder makes its C half anew for each call, and a table of what it has entered to find circles in: a third of
+    # the time of a small document. A circle ends in RecursionError here. CPython has the C half; others need not.
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:
+        return _ENCODER.encode
+    parts = make(None, _ENCODER.default, json.encoder.encode_basestring, None, ":", ",", False, False, False)
+
+    def encode(value: object) -> str:
+        return "".join(parts(value, 0))
+
+    return encode
+
+
+_encode: Final = _make_encode()

@@ -3,6 +3,7 @@
 Payload: {"t": Unix ms, "d": {dimension: text}, "f": {field: number, text or boolean}}. Limits are our choice, near Timestream's.
 """
 
+import functools
 import math
 import re
 from collections.abc import Mapping
@@ -42,26 +43,30 @@ def check(point: Point) -> None:
     time_ms = cast(object, point.time_ms)  # what a caller gives comes from JSON: its type is checked here
     if not isinstance(time_ms, int) or isinstance(time_ms, bool) or not 0 <= time_ms <= MAX_TIME_MS:
         raise Invalid(f"the time of a point is Unix milliseconds from 0 to {MAX_TIME_MS}, not {time_ms!r}")
-    if not point.fields:
+    fields, dimensions = point.fields, cast("Mapping[str, object]", point.dimensions)
+    if not fields:
         raise Invalid(f"a point of {point.series} has no field")
-    if len(point.fields) > MAX_FIELDS or len(point.dimensions) > MAX_DIMENSIONS:
+    if len(fields) > MAX_FIELDS or len(dimensions) > MAX_DIMENSIONS:
         raise LimitExceeded(f"a point has at most {MAX_FIELDS} fields and {MAX_DIMENSIONS} dimensions")
-    dimensions = cast("Mapping[str, object]", point.dimensions)
+    characters = 0
     for name, text in dimensions.items():
         _check_name("dimension", name)
         if not isinstance(text, str):
             raise Invalid(f"the dimension {name!r} must be a string, not {codec.kind(text)}")
         _check_text(name, text)
-    for name, value in point.fields.items():
+        characters += len(text)
+    for name, value in fields.items():
         _check_name("field", name)
         check_field(name, value)
-    texts = (value for value in (*point.fields.values(), *point.dimensions.values()) if isinstance(value, str))
-    if sum(map(len, texts)) > MAX_POINT_CHARACTERS:
+        if isinstance(value, str):
+            characters += len(value)
+    if characters > MAX_POINT_CHARACTERS:
         raise LimitExceeded(
             f"the texts of a point are over {MAX_POINT_CHARACTERS} characters", limit=MAX_POINT_CHARACTERS
         )
 
 
+@functools.lru_cache(4096)
 def check_series(series: str) -> None:
     if not SERIES.fullmatch(series):
         raise Invalid(
@@ -70,19 +75,16 @@ def check_series(series: str) -> None:
 
 
 def check_field(name: str, value: object) -> None:
-    match value:
-        case bool():
-            pass
-        case int():
-            if not -_INT64 <= value < _INT64:
-                raise Invalid(f"the field {name!r} is an integer beyond 64 bits")
-        case float():
-            if not math.isfinite(value):
-                raise Invalid(f"the field {name!r} is not a finite number")
-        case str():
-            _check_text(name, value)
-        case _:
-            raise Invalid(f"the field {name!r} must be a number, a string or a boolean, not {codec.kind(value)}")
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise Invalid(f"the field {name!r} is not a finite number")
+    elif isinstance(value, int):  # true and false are two of them
+        if not -_INT64 <= value < _INT64:
+            raise Invalid(f"the field {name!r} is an integer beyond 64 bits")
+    elif isinstance(value, str):
+        _check_text(name, value)
+    else:
+        raise Invalid(f"the field {name!r} must be a number, a string or a boolean, not {codec.kind(value)}")
 
 
 def encode(point: Point, time_ms: int, origin: Origin | None) -> Record:
@@ -139,11 +141,12 @@ def origin_of(record: Record) -> Origin | None:
             return None
 
 
+@functools.lru_cache(4096)
 def _check_name(what: str, name: str) -> None:
     if not 0 < len(name) <= MAX_NAME or not name.isprintable():
         raise Invalid(f"a {what}'s name is 1 to {MAX_NAME} printable characters, not {name[:80]!r}")
 
 
 def _check_text(name: str, value: str) -> None:
-    if len(value) > MAX_TEXT_BYTES or len(value.encode(errors="surrogatepass")) > MAX_TEXT_BYTES:
+    if len(value) * 4 > MAX_TEXT_BYTES and len(value.encode(errors="surrogatepass")) > MAX_TEXT_BYTES:
         raise LimitExceeded(f"the text of {name!r} is over {MAX_TEXT_BYTES} bytes", limit=MAX_TEXT_BYTES)

@@ -266,11 +266,11 @@ class TimeSeries:
             self._wake.set()
             raise Unavailable("the time series cannot be written to files as fast as points come; try again later")
         last = -1
-        for records, highest in self._encoded(given):
+        for records, taken, highest in self._encoded(given):
             first = self._journal.append(records)
             entries = [
-                (record.topic.decode(), (points.time_of(record.payload), first + n, record.payload))
-                for n, record in enumerate(records)
+                (point.series, (point.time_ms, first + n, record.payload))
+                for n, (point, record) in enumerate(zip(taken, records, strict=True))
             ]
             self._pending.append((first, entries, highest))
             self._pending_points += len(entries)
@@ -280,9 +280,13 @@ class TimeSeries:
             while last >= self._synced:  # synced, but this loop has not been told: its points are not visible yet
                 await asyncio.sleep(0)
 
-    def _encoded(self, given: Sequence[tuple[Origin | None, Point]]) -> Iterator[tuple[list[Record], Highest]]:
+    def _encoded(
+        self, given: Sequence[tuple[Origin | None, Point]]
+    ) -> Iterator[tuple[list[Record], list[Point], Highest]]:
+        """Batches for the journal: records, the points that they are of, the highest origins among them."""
         now_ms = self._clock.wall_ms()
         records: list[Record] = []
+        taken: list[Point] = []
         highest: Highest = {}
         size = 0
         for origin, point in given:
@@ -294,12 +298,13 @@ class TimeSeries:
                 self._in_flight[origin.source] = highest[origin.source] = key
             record = points.encode(point, now_ms, origin)
             records.append(record)
+            taken.append(point)
             size += len(record.payload) + len(record.topic) + len(record.meta) + 64
             if size > BATCH_BYTES:
-                yield records, highest
-                records, highest, size = [], {}, 0
+                yield records, taken, highest
+                records, taken, highest, size = [], [], {}, 0
         if records:
-            yield records, highest
+            yield records, taken, highest
 
     def _on_synced(self, synced: int) -> None:
         self._synced = synced
