@@ -158,7 +158,11 @@ class Connected:
                 "connected": self.link.connected,
                 "waiting": self.spool.waiting,
                 "spool_bytes": self.spool.bytes_on_disk,
-            }
+            },
+            "ledger": {
+                destination: {"sent": sent, "received": received}
+                for destination, (sent, received) in sorted(self.ledger.totals().items())
+            },
         }
 
     async def close(self) -> None:

@@ -6,7 +6,7 @@ HTTPS. Kept in memory, written to state.db every minute and at the end: a kill l
 
 import asyncio
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from marram.edge.link import store
@@ -43,6 +43,14 @@ class Ledger:
         await self.save()
         since = _day(self._wall_ms() - (days - 1) * 86_400_000)
         return await self._db.read(lambda tx: store.spent(tx, since))
+
+    def totals(self) -> Mapping[str, tuple[int, int]]:
+        """(sent, received) by destination, over all days that are kept and what is not written yet."""
+        made = dict(self._unsaved)
+        for each in self._db.read_now(lambda tx: store.spent(tx, "")):
+            was = made.get(each.destination, (0, 0))
+            made[each.destination] = (was[0] + each.sent, was[1] + each.received)
+        return made
 
     async def save(self) -> None:
         counts, self._unsaved = self._unsaved, {}
