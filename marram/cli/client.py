@@ -10,7 +10,7 @@ import ssl
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 from urllib.parse import quote, urlencode, urlsplit
 
 from marram.cli.main import HubNotReachable
@@ -150,8 +150,9 @@ def rest_request(
     plan: "Plan", operation: "PlannedOperation", given: Mapping[str, Any]
 ) -> tuple[str, list[tuple[str, str]], dict[str, str], bytes]:
     """(path, query, headers, body) of a rest-json call. Raises Invalid for a member that the model has not."""
-    shape = plan.shapes[operation.input] if operation.input else {}
-    query, headers, body = list(operation.literal_query.items()), {}, b""
+    shape: Mapping[str, Any] = plan.shapes[operation.input] if operation.input else {}
+    query, body = list(operation.literal_query.items()), b""
+    headers: dict[str, str] = {}
     content: dict[str, Any] = {}
     labels: dict[str, str] = {}
     for name, value in given.items():
@@ -163,7 +164,8 @@ def rest_request(
             case "uri":
                 labels[wire] = str(value)
             case "querystring":
-                query += [(wire, _text(item)) for item in (value if isinstance(value, list) else [value])]
+                items = cast("list[object]", value) if isinstance(value, list) else [value]
+                query += [(wire, _text(item)) for item in items]
             case "header":
                 headers[wire.lower()] = _text(value)
             case _ if name == shape.get("payload"):

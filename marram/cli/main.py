@@ -9,9 +9,9 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, NoReturn, TypeAlias
+from typing import Final, NoReturn, TypeAlias, cast
 
 from marram import VERSION
 from marram.core.errors import Conflict, Corrupt, Denied, Invalid, MarramError, NotFound, Unavailable, Unsupported
@@ -131,15 +131,19 @@ def _run(arguments: list[str]) -> int:
 
 def _give_examples(parser: argparse.ArgumentParser) -> None:
     """Every help ends with an example: the command's own, else one made of what it requires; a noun shows its first verb's."""
-    inner = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-    for action in inner:
-        for verb in action.choices.values():
+    inner = [
+        cast("Mapping[str, argparse.ArgumentParser]", each.choices)
+        for each in parser._actions
+        if each.nargs == argparse.PARSER
+    ]
+    for verbs in inner:
+        for verb in verbs.values():
             _give_examples(verb)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter  # an example that is wrapped cannot be pasted
     if parser.epilog is not None:
         return
     if inner:
-        parser.epilog = next(iter(inner[0].choices.values())).epilog
+        parser.epilog = next(iter(inner[0].values())).epilog
         return
     words = [parser.prog]
     for each in parser._actions:

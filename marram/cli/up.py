@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def _up(given: argparse.Namespace) -> int:
     import importlib.util
 
-    if importlib.util.find_spec("cryptography") is None or importlib.util.find_spec("httptools") is None:
+    if importlib.util.find_spec("cryptography") is None or importlib.util.find_spec("uvicorn") is None:
         sys.stderr.write('marram: the hub needs its packages: pip install "marram[hub]"\n')
         return FAILED
     hub_dir, root = given.data / "hub", given.data / THING
@@ -64,7 +64,7 @@ class _Stop:
 
 
 @contextlib.contextmanager
-def _child(*words: str) -> Iterator["subprocess.Popen[str]"]:
+def _child(*words: str) -> Generator["subprocess.Popen[str]"]:
     """Ends with us: SIGTERM, and SIGKILL when it takes too long."""
     child = subprocess.Popen(
         [sys.executable, "-m", "marram.cli.main", *words], stdout=subprocess.PIPE, text=True, start_new_session=True

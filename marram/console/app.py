@@ -7,7 +7,7 @@ who may see what (the hub's), any credential that outlives the session.
 import secrets
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 from starlette.applications import Starlette
@@ -42,7 +42,8 @@ class Console:
         self._hub, self._clock = hub, clock
         self._sessions: dict[str, Session] = {}
         self._pages = Environment(loader=FileSystemLoader(HERE / "pages"), autoescape=select_autoescape(default=True))
-        self._pages.globals |= {
+        names = cast("dict[str, Any]", self._pages.globals)
+        names |= {
             "share": status.share,
             "figure": status.figure,
             "points": status.points,

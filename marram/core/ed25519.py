@@ -63,6 +63,8 @@ def _two_scalars(s: int, p: Point, k: int, q: Point) -> Point:
                 total = _add(total, p)
             case 0, 1:
                 total = _add(total, q)
+            case _:
+                pass
     return total
 
 

@@ -131,9 +131,9 @@ class Body:
     def __init__(self, length: int) -> None:
         self._left = length if length >= 0 else 0
         self._state = "length" if length >= 0 else "close" if length == TO_CLOSE else "size"
-        self._buffer = b""
+        self._buffer: bytes = b""
         self.done = length == 0
-        self.rest = b""
+        self.rest: bytes = b""
 
     def feed(self, data: bytes) -> list[bytes]:
         """Raises Invalid when the chunk framing is wrong; nothing after that can be trusted."""

@@ -5,7 +5,7 @@ the job operations themselves; a job here is created by another slice (a deploym
 """
 
 from enum import StrEnum
-from typing import Final
+from typing import Final, cast
 
 from marram.core.errors import Conflict, Invalid
 
@@ -43,10 +43,15 @@ def details(value: object) -> dict[str, str]:
     """Check `statusDetails`: at most ten pairs of strings. Raises Invalid."""
     if value is None:
         return {}
-    if not isinstance(value, dict) or not all(isinstance(k, str) and isinstance(v, str) for k, v in value.items()):
+    if not isinstance(value, dict):
         raise Invalid("statusDetails must be an object of strings")
-    if len(value) > MAX_DETAILS or any(len(item) > MAX_DETAIL_VALUE or len(key) > 128 for key, item in value.items()):
+    found: dict[str, str] = {}
+    for key, item in cast("dict[object, object]", value).items():
+        if not isinstance(key, str) or not isinstance(item, str):
+            raise Invalid("statusDetails must be an object of strings")
+        found[key] = item
+    if len(found) > MAX_DETAILS or any(len(item) > MAX_DETAIL_VALUE or len(key) > 128 for key, item in found.items()):
         raise Invalid(
             f"statusDetails: at most {MAX_DETAILS} pairs, names to 128 and values to {MAX_DETAIL_VALUE} characters"
         )
-    return dict(value)
+    return found

@@ -5,9 +5,9 @@ metadata carry a timestamp in seconds for each leaf. Source: AWS IoT Developer G
 Not here: storage, topics, policy.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 from marram.core import codec
 from marram.core.codec import JsonObject, JsonValue
@@ -18,16 +18,17 @@ MAX_DEPTH: Final = 8  # levels below `desired` or `reported`; AWS's quota page (
 MAX_TOKEN_BYTES: Final = 64
 
 Section: TypeAlias = dict[str, JsonValue]
+_EMPTY: Final = cast("Callable[[], Section]", dict)  # `dict[str, JsonValue]` costs five times as much a call
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
     """`desired_meta`, `reported_meta`: same shape as the section, leaves are {"timestamp": seconds}. Version 0 = not there."""
 
-    desired: Section = field(default_factory=dict)
-    reported: Section = field(default_factory=dict)
-    desired_meta: Section = field(default_factory=dict)
-    reported_meta: Section = field(default_factory=dict)
+    desired: Section = field(default_factory=_EMPTY)
+    reported: Section = field(default_factory=_EMPTY)
+    desired_meta: Section = field(default_factory=_EMPTY)
+    reported_meta: Section = field(default_factory=_EMPTY)
     version: int = 0
 
     @property

@@ -440,7 +440,8 @@ def checksum(name: str) -> Checksum:
             return hashlib.sha1(usedforsecurity=False)
         case "sha256":
             return hashlib.sha256()
-    raise Invalid(f"checksum algorithm {name} is not supported: use one of {', '.join(CHECKSUMS)}")
+        case _:
+            raise Invalid(f"checksum algorithm {name} is not supported: use one of {', '.join(CHECKSUMS)}")
 
 
 def encode_digest(value: bytes) -> str:
@@ -515,7 +516,7 @@ class ChunkDecoder:
             case "end":
                 if len(buffer) < 2:
                     return False
-                if buffer[:2] != b"\r\n":
+                if not buffer.startswith(b"\r\n"):
                     raise Invalid("an aws-chunked chunk does not end with CRLF")
                 del buffer[:2]
                 self._state = "head"

@@ -94,9 +94,9 @@ def _parsed(raw: str, hint: object, where: str) -> object:
         if raw.lower() not in {"true", "false", "1", "0"}:
             raise BadSetting(f"{where} must be true or false, not {raw!r}")
         return raw.lower() in {"true", "1"}
-    if hint in (int, float):
+    if hint is int or hint is float:
         try:
-            return hint(raw)
+            return int(raw) if hint is int else float(raw)
         except ValueError as exc:
             raise BadSetting(f"{where} must be a number, not {raw!r}") from exc
     return _typed(raw, hint, where)

@@ -9,7 +9,7 @@ import errno
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -37,7 +37,7 @@ def failure(exc: OSError, path: Path | str) -> MarramError:
 
 
 @contextlib.contextmanager
-def errors_of(path: Path | str) -> Iterator[None]:
+def errors_of(path: Path | str) -> Generator[None]:
     """Turn OSError about `path` into ours."""
     try:
         yield

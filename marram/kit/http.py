@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import os
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +64,8 @@ async def request(
     try:
         async with asyncio.timeout(timeout_s):
             async with _exchange(method, url, headers or {}, body, tls, meter) as (head, pieces):
-                out, size = [], 0
+                out: list[bytes] = []
+                size = 0
                 async for piece in pieces:
                     size += len(piece)
                     if size > max_bytes:
@@ -197,7 +198,7 @@ async def _exchange(
     body: "bytes | AsyncIterator[bytes]",
     tls: ssl.SSLContext | None,
     meter: Meter,
-) -> AsyncIterator[tuple[http1.ResponseHead, AsyncIterator[bytes]]]:
+) -> AsyncGenerator[tuple[http1.ResponseHead, AsyncIterator[bytes]]]:
     parts = urlsplit(url)
     secure = parts.scheme == "https"
     if parts.scheme not in ("http", "https") or not parts.hostname:

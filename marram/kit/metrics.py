@@ -64,7 +64,8 @@ class Histogram:
         self.total += value
 
     def lines(self) -> list[str]:
-        out, seen = [], 0
+        out: list[str] = []
+        seen = 0
         for bound, count in zip((*self.buckets, float("inf")), self.counts, strict=True):
             seen += count
             out.append(f'{self.name}_bucket{{le="{"+Inf" if bound == float("inf") else f"{bound:g}"}"}} {seen}')

@@ -62,10 +62,11 @@ class Component:
 
     def setting(self, name: str, default: V) -> V:
         """The configuration's value when it has the default's type, else the default."""
-        value = self.configuration.get(name)
+        value: object = self.configuration.get(name)
+        kind: type[V] = type(default)
         if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
             return float(value)  # type: ignore[return-value]  # V is float here
-        return value if isinstance(value, type(default)) else default
+        return value if isinstance(value, kind) else default
 
     async def serve(self, client: ipc.Client) -> None:
         """Run until the connection is lost or the task is cancelled."""
