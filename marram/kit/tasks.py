@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, cast
 
+from marram.core.errors import MarramError
 from marram.kit.log import logger
 
 log = logger(__name__)
@@ -12,7 +13,7 @@ BACKOFF_S: Final = (0.1, 0.5, 1.0, 5.0, 30.0)
 
 
 async def forever(name: str, run: Callable[[], Awaitable[None]]) -> None:
-    """Run `run`; when it fails, log with the traceback, wait, run it again. Returns when it returns. Cancel to stop."""
+    """Run `run`; when it fails, log why (a fault with its traceback), wait, run it again. Returns when it returns. Cancel to stop."""
     failures = 0
     while True:
         began = asyncio.get_running_loop().time()
@@ -25,10 +26,21 @@ async def forever(name: str, run: Callable[[], Awaitable[None]]) -> None:
                 failures = 0
             pause = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
             failures += 1
-            log.error("task.failed", exc_info=exc, task=name, failures=failures, restart_in_s=pause)
+            why = _reason(exc)
+            trace = None if why else exc
+            log.error("task.failed", exc_info=trace, task=name, why=why, failures=failures, restart_in_s=pause)
             await asyncio.sleep(pause)
         else:
             return
+
+
+def _reason(exc: BaseException) -> str:
+    """What ours say, which is all there is to say; empty for a fault that needs its traceback."""
+    if isinstance(exc, BaseExceptionGroup):
+        inner = cast("BaseExceptionGroup[BaseException]", exc).exceptions
+        said = [_reason(each) for each in inner]
+        return "; ".join(said) if all(said) else ""
+    return exc.message if isinstance(exc, MarramError) else ""
 
 
 async def periodic(name: str, every_s: float, work: Callable[[], Awaitable[None]]) -> None:
