@@ -39,6 +39,7 @@ from marram.core.mqtt.session import Window
 
 MAX_PACKET: Final = 149_504  # AWS's Maximum Packet Size: a payload of 128 KB and room for the head
 TOPIC_ALIASES: Final = 8
+HTTP_METHODS: Final = (b"GET", b"POST", b"PUT", b"HEAD", b"DELETE", b"OPTIONS", b"PATCH")
 HAS_PROPERTIES: Final = 16  # a bit of `flags` above those of the fixed header
 
 
@@ -120,6 +121,8 @@ class ServerConnection:
             if stop - at > self.max_packet:
                 raise ProtocolError(f"packet of {stop - at} bytes; the limit is {self.max_packet}", PACKET_TOO_LARGE)
             if self.version == 0 and first != 0x10:
+                if data[at : at + 8].split(b" ", 1)[0] in HTTP_METHODS:
+                    raise ProtocolError("HTTP on the MQTT port", PROTOCOL_ERROR)
                 raise ProtocolError(f"the first packet is not CONNECT but {packets.NAMES[first >> 4]}", PROTOCOL_ERROR)
             if stop > end:
                 self._keep(data, at, stop - at)

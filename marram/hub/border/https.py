@@ -37,6 +37,10 @@ _REASONS: Final = {
     413: "Content Too Large", 416: "Range Not Satisfiable", 429: "Too Many Requests", 431: "Request Header Fields Too Large",
     500: "Internal Server Error", 501: "Not Implemented", 503: "Service Unavailable", 507: "Insufficient Storage",
 }  # fmt: skip
+_NOT_HTTP: Final = {
+    0x16: "TLS on the plain HTTP port: use http:// here",
+    0x10: "MQTT on an HTTP port: on the https port it wants TLS with the ALPN protocol x-amzn-mqtt-ca",
+}
 _STATUS_LINES: Final = {status: f"HTTP/1.1 {status} {reason}\r\n".encode() for status, reason in _REASONS.items()}
 
 _connections = metrics.gauge("marram_http_connections", "Open HTTP connections")
@@ -195,6 +199,8 @@ class HttpConnection(asyncio.Protocol):
             return
         if not self._buffer:
             self._deadline(HEAD_S)
+            if not 0x41 <= data[0] <= 0x5A:  # at once: what speaks another protocol may send no line end, and wait
+                raise Invalid(_NOT_HTTP.get(data[0], "the request line is malformed"))
         self._buffer = self._buffer + data if self._buffer else data
         self._next()
 

@@ -362,6 +362,7 @@ class Connection(asyncio.Protocol):
         link.client_id = client_id
         link.will = packet.will
         link.max_packet = _number(asked, "maximum_packet_size", 0)
+        link.explains = _number(asked, "request_problem_information", 1) != 0
         link.receive_maximum = min(_number(asked, "receive_maximum", 65535), MAX_IN_FLIGHT)
         keep_alive_s = min(max(packet.keep_alive_s or MAX_KEEP_ALIVE_S, MIN_KEEP_ALIVE_S), MAX_KEEP_ALIVE_S)
         link.keep_alive_ms = keep_alive_s * 1000

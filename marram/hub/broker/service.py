@@ -11,7 +11,7 @@ e expires_ms, l labels, o [source, position, index], h hops.
 import asyncio
 import base64
 import binascii
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -435,7 +435,9 @@ class Broker:
             changes.append(recovery.subscribed(session, made))
             granted.append((wish, made, is_new))
         answer = (
-            v5.encode(packets.Suback(packet.packet_id, reasons))
+            v5.encode(
+                packets.Suback(packet.packet_id, reasons, _why_not(packet.wishes, reasons) if link.explains else {})
+            )
             if link.version == packets.V5
             else packets.frame(0x90, packets.u16(packet.packet_id) + bytes(reasons))
         )
@@ -790,7 +792,7 @@ class Broker:
             link.acknowledge(ack.packet_id)
             self.touch()
         elif link.version == packets.V5:
-            link.acknowledge(ack.packet_id, packets.QUOTA_EXCEEDED)
+            link.acknowledge(ack.packet_id, packets.QUOTA_EXCEEDED, ack.failed)
             self.touch()
         else:
             link.owner.end(packets.QUOTA_EXCEEDED, ack.failed, presence.SERVER_ERROR)
@@ -798,7 +800,7 @@ class Broker:
     def _refuse(self, link: Link, packet_id: int, reason: int, why: str, event: str) -> None:
         """MQTT 5 with QoS 1: a PUBACK that says so. Else the connection ends, as AWS has it."""
         if link.version == packets.V5 and packet_id:
-            link.acknowledge(packet_id, reason)
+            link.acknowledge(packet_id, reason, why)
             log.info("mqtt.publish_refused", client=link.client_id, reason=why)
             self.touch()
         else:
@@ -1173,6 +1175,21 @@ def _save_rest(tx: Tx, gone: Iterable[str], origins: Mapping[str, int], position
     for source, highest in origins.items():
         store.save_origin(tx, source, highest)
     store.set_checkpoint(tx, position)
+
+
+_REFUSED_WISH: Final[Mapping[int, str]] = {
+    packets.TOPIC_FILTER_INVALID: "is not a topic filter",
+    packets.QUOTA_EXCEEDED: f"is one more than {MAX_SUBSCRIPTIONS} subscriptions",
+    packets.NOT_AUTHORIZED: "is not allowed: iot:Subscribe",
+}
+
+
+def _why_not(wishes: Sequence[Wish], reasons: Sequence[int]) -> Properties:
+    """The reason string for the first filter that was not granted."""
+    for wish, reason in zip(wishes, reasons, strict=True):
+        if reason in _REFUSED_WISH:
+            return {"reason_string": f"{wish.filter[:160]} {_REFUSED_WISH[reason]}"}
+    return {}
 
 
 def _inner(text: str) -> str:

@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Final, Protocol
 
-from marram.core.mqtt import packets
+from marram.core.mqtt import packets, v5
 from marram.core.mqtt.connection import HAS_PROPERTIES
-from marram.core.mqtt.packets import V5, Packet, Will
+from marram.core.mqtt.packets import V5, Packet, Puback, Will
 from marram.core.mqtt.session import Window
 from marram.hub.broker.route import Match, Subscription
 from marram.hub.identity.service import Subject
@@ -170,8 +170,8 @@ class Link:
     """A live connection. Made by the door; the broker gives it a session."""
 
     __slots__ = (
-        "client_id", "congested", "connected_ms", "context", "core", "dirty", "is_closed", "keep_alive_ms", "max_packet",
-        "meta", "number", "owner", "pending", "receive_maximum", "routes", "session", "subject", "unacked", "version",
+        "client_id", "congested", "connected_ms", "context", "core", "dirty", "explains", "is_closed", "keep_alive_ms",
+        "max_packet", "meta", "number", "owner", "pending", "receive_maximum", "routes", "session", "subject", "unacked", "version",
         "will", "wire",
     )  # fmt: skip
 
@@ -192,6 +192,7 @@ class Link:
         self.meta = b""  # the beginning of the meta of records that come from here
         self.number = ""  # the session identifier of presence events
         self.max_packet = 0  # 0: no limit
+        self.explains = True  # reason strings are wanted in every packet
         self.receive_maximum = MAX_IN_FLIGHT
         self.unacked = 0  # QoS 1 from the client that wait for their PUBACK
         self.keep_alive_ms = 0
@@ -323,12 +324,17 @@ class Link:
             return
         self.wire.write(pending[0] if len(pending) == 1 else b"".join(pending))
 
-    def acknowledge(self, packet_id: int, reason: int = 0) -> None:
+    def acknowledge(self, packet_id: int, reason: int = 0, why: str = "") -> None:
+        """`why`: the reason string of a refusal, where the client wants it and it fits (MQTT 5.0, 3.1.2-29 and 3.4.2-2)."""
         number = bytes((packet_id >> 8, packet_id & 255))
-        if reason and self.version == V5:
-            self.send(b"\x40\x03" + number + bytes((reason,)))
-        else:
+        if not reason or self.version != V5:
             self.send(PUBACK + number)
+            return
+        frame = b"\x40\x03" + number + bytes((reason,))
+        if why and self.explains:
+            longer = v5.encode(Puback(packet_id, reason, {"reason_string": why[:200]}))
+            frame = longer if not self.max_packet or len(longer) <= self.max_packet else frame
+        self.send(frame)
 
 
 class Session:
