@@ -6,7 +6,7 @@ changes or goes later cannot break a device, and nucleus lite does not look for 
 
 import base64
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, cast
 
 from marram.core import arn, codec, recipe, semver
@@ -33,15 +33,18 @@ class Components:
         tail = f":versions:{version}" if version else ""
         return arn.build("greengrass", self._region, self._account, f"components:{name}{tail}")
 
-    async def create(self, text: bytes) -> Component:
-        """Raises Invalid with the place in the recipe, NotFound for a missing artifact, AlreadyExists for a known version."""
+    async def create(self, text: bytes, may_read: Callable[[str, str], None] | None = None) -> Component:
+        """Raises Invalid with the place in the recipe, NotFound for a missing artifact, AlreadyExists for a known version.
+
+        `may_read(bucket, key)` raises Denied for an artifact that the caller may not read; None: the hub's own component.
+        """
         if len(text) > MAX_RECIPE_BYTES:
             raise Invalid(f"the recipe is larger than {MAX_RECIPE_BYTES} bytes")
         document = yaml_bounded.loads(text)
         parsed = recipe.parse(document)
         if parsed.name.startswith("aws.greengrass."):
             raise Invalid(f"the name {parsed.name} is reserved: aws.greengrass.* are built into the core")
-        normalised, artifacts = await self._take_over(parsed.document)
+        normalised, artifacts = await self._take_over(parsed.document, may_read)
         original = codec.canonical(document)
 
         def work(tx: Tx) -> Component:
@@ -137,26 +140,32 @@ class Components:
                 return self._objects.presign(BUCKET, _key(item), URL_LIFE_S)
         raise NotFound(f"component {name} {version} has no artifact {artifact}")
 
-    async def _take_over(self, document: JsonObject) -> tuple[JsonObject, list[Artifact]]:
+    async def _take_over(
+        self, document: JsonObject, may_read: Callable[[str, str], None] | None
+    ) -> tuple[JsonObject, list[Artifact]]:
         taken: dict[str, Artifact] = {}
         manifests: list[JsonValue] = []
         for at, manifest in enumerate(cast("Sequence[JsonObject]", document.get("Manifests") or [])):
             entries: list[JsonValue] = []
             for index, entry in enumerate(cast("Sequence[JsonObject]", manifest.get("Artifacts") or [])):
                 place = f"Manifests[{at}].Artifacts[{index}]"
-                changed, artifact = await self._artifact(entry, place)
+                changed, artifact = await self._artifact(entry, place, may_read)
                 if (known := taken.setdefault(artifact.name, artifact)).digest != artifact.digest:
                     raise Invalid(f"{place}: another artifact with other content is called {known.name}: rename one")
                 entries.append(changed)
             manifests.append({**manifest, **({"Artifacts": entries} if entries else {})})
         return {**document, "Manifests": manifests}, list(taken.values())
 
-    async def _artifact(self, entry: JsonObject, place: str) -> tuple[JsonObject, Artifact]:
+    async def _artifact(
+        self, entry: JsonObject, place: str, may_read: Callable[[str, str], None] | None
+    ) -> tuple[JsonObject, Artifact]:
         uri = str(entry.get("Uri", ""))
         match = _S3.fullmatch(uri)
         if match is None:
             scheme = uri.partition(":")[0]
             raise Unsupported(f"{place}: artifacts come from s3:// of this hub; {scheme}: is not supported here")
+        if may_read is not None:
+            may_read(match[1], match[2])
         try:
             stored = await self._objects.stat(match[1], match[2])
         except NotFound as exc:

@@ -2,6 +2,7 @@
 
 from marram.core import arn
 from marram.hub.slice import Call, Params, Result, operation
+from marram.ml import access
 from marram.ml.compilation.service import Compilation
 
 
@@ -15,7 +16,9 @@ def _one(call: Call, params: Params) -> str:
 
 @operation("marram", "compilation/CreateCompilation", resource=_job)
 async def create(service: Compilation, call: Call, params: Params) -> Result:
-    return await service.create(params["trainingJobName"], params["datasetId"], params.get("split", "gate"))
+    return await service.create(
+        params["trainingJobName"], params["datasetId"], params.get("split", "gate"), access.of(call)
+    )
 
 
 @operation("marram", "compilation/DescribeCompilation", resource=_one)

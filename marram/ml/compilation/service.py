@@ -19,6 +19,8 @@ from marram.hub.objects.service import Objects
 from marram.kit import disk, pool
 from marram.kit.db import Db, Tx
 from marram.kit.log import logger
+from marram.ml import access
+from marram.ml.access import Access
 from marram.ml.compilation import store
 from marram.ml.datasets.manifest import Entry
 from marram.ml.datasets.service import Datasets
@@ -55,11 +57,13 @@ class Compilation:
         self._wake = asyncio.Event()
         self._changed = asyncio.Condition()
 
-    async def create(self, training_job: str, dataset: str, split: str) -> JsonObject:
-        """Queue a compilation of a completed job's model, judged on a split. Raises NotFound, Conflict."""
+    async def create(self, training_job: str, dataset: str, split: str, caller: Access = access.HUB) -> JsonObject:
+        """Queue a compilation of a completed job's model, judged on a split. Raises NotFound, Conflict, Denied."""
+        caller.dataset(dataset)
         described = await self._training.describe(training_job)
         if described["status"] != "Completed":
             raise Conflict(f"training job {training_job} is {described['status']}: it has no model")
+        caller.read(str(described["model"]))
         await self._datasets.entries(dataset, split)
 
         def work(tx: Tx) -> JsonObject:

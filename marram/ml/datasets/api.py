@@ -2,6 +2,7 @@
 
 from marram.core import arn
 from marram.hub.slice import Call, Params, Result, anything, operation
+from marram.ml import access
 from marram.ml.datasets.service import DEFAULT_SHARES, Datasets
 
 
@@ -20,6 +21,7 @@ async def create(service: Datasets, call: Call, params: Params) -> Result:
         params["manifestUri"],
         label_attribute=params.get("labelAttribute", "label"),
         shares=params.get("shares") or DEFAULT_SHARES,
+        caller=access.of(call),
     )
 
 

@@ -17,6 +17,8 @@ from marram.core.codec import JsonObject, JsonValue
 from marram.core.errors import Invalid, NotFound
 from marram.hub.objects.service import Objects
 from marram.kit.db import Db, Tx
+from marram.ml import access
+from marram.ml.access import Access
 from marram.ml.datasets import manifest, store
 from marram.ml.datasets.manifest import Entry
 
@@ -38,15 +40,20 @@ class Datasets:
         *,
         label_attribute: str = "label",
         shares: Mapping[str, float] = DEFAULT_SHARES,
+        caller: Access = access.HUB,
     ) -> JsonObject:
         """Freeze the manifest at `manifest_uri`. Returns the version's document; the one that is there, if it is the same.
 
-        Raises Invalid (line named), NotFound for a sample that is not there.
+        Raises Invalid (line named), NotFound for a sample that is not there, Denied for what `caller` may not read.
         """
         if not _NAME.fullmatch(name):
             raise Invalid(f"dataset name {name!r}: letters, digits and dashes, at most 63")
         manifest.check_shares(shares)
+        manifest.split_uri(manifest_uri)
+        come_with_it = caller.manifest(manifest_uri)
         entries = await self.read(manifest_uri, label_attribute=label_attribute)
+        if not come_with_it:
+            await caller.samples(entry.uri for entry in entries)
         await self._objects.ensure_bucket(BUCKET)
         frozen: list[Entry] = []
         for at in range(0, len(entries), TOGETHER):  # many at once share a commit, and its fsync

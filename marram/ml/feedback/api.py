@@ -2,6 +2,7 @@
 
 from marram.core.errors import Invalid
 from marram.hub.slice import Call, Params, Result, anything, operation
+from marram.ml import access
 from marram.ml.feedback.service import Feedback
 
 
@@ -26,6 +27,9 @@ async def listing(service: Feedback, call: Call, params: Params) -> Result:
 @operation("marram", "feedback/ExportFeedback", resource=anything)
 async def export(service: Feedback, call: Call, params: Params) -> Result:
     count = await service.export(
-        params["manifestUri"], items=params.get("items") or (), limit=int(params.get("limit") or 1000)
+        params["manifestUri"],
+        items=params.get("items") or (),
+        limit=int(params.get("limit") or 1000),
+        caller=access.of(call),
     )
     return {"items": count}

@@ -18,6 +18,8 @@ from marram.core.errors import Invalid, NotFound
 from marram.hub.objects.service import Objects
 from marram.kit import metrics
 from marram.kit.db import Db
+from marram.ml import access
+from marram.ml.access import Access
 from marram.ml.datasets import manifest
 from marram.ml.feedback import store
 
@@ -55,8 +57,12 @@ class Feedback:
     async def count(self) -> int:
         return await self._db.read(store.count)
 
-    async def export(self, uri: str, *, items: Sequence[str] = (), limit: int = 1000) -> int:
+    async def export(
+        self, uri: str, *, items: Sequence[str] = (), limit: int = 1000, caller: Access = access.HUB
+    ) -> int:
         """Write a manifest of unlabelled items to `uri` (s3://) for a labelling job: those named, else the oldest `limit`."""
+        bucket, key = manifest.split_uri(uri)
+        caller.write(uri)
         if items:
             found: list[JsonObject] = []
             for sha256 in items:
@@ -81,7 +87,6 @@ class Feedback:
             )
             for item in found
         ]
-        bucket, key = manifest.split_uri(uri)
         await self._objects.put(bucket, key, b"\n".join(lines) + b"\n")
         return len(found)
 

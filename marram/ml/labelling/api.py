@@ -5,6 +5,7 @@ from typing import Any
 from marram.core import arn
 from marram.core.errors import Invalid
 from marram.hub.slice import Call, Params, Result, operation
+from marram.ml import access
 from marram.ml.labelling.service import Labelling
 
 
@@ -18,7 +19,7 @@ def _own(call: Call, params: Params) -> str:
 
 @operation("sagemaker", "CreateLabelingJob", resource=_job)
 async def create(service: Labelling, call: Call, params: Params) -> Result:
-    return {"LabelingJobArn": await service.create(params)}
+    return {"LabelingJobArn": await service.create(params, access.of(call))}
 
 
 @operation("sagemaker", "DescribeLabelingJob", resource=_job)

@@ -18,6 +18,8 @@ from marram.hub.objects.service import Objects
 from marram.kit.clock import Clock
 from marram.kit.db import Db, Tx
 from marram.kit.log import logger
+from marram.ml import access
+from marram.ml.access import Access
 from marram.ml.datasets import manifest
 from marram.ml.labelling import store
 
@@ -46,17 +48,23 @@ class Labelling:
     def arn(self, name: str) -> str:
         return arn.build("sagemaker", self._region, self._account, f"labeling-job/{name}")
 
-    async def create(self, request: Mapping[str, Any]) -> str:
-        """Raises Invalid, Unsupported (by name), NotFound, AlreadyExists. Returns the ARN."""
+    async def create(self, request: Mapping[str, Any], caller: Access = access.HUB) -> str:
+        """Raises Invalid, Unsupported (by name), NotFound, AlreadyExists, Denied for what `caller` may not. Returns the ARN.
+
+        The samples themselves are not read here: whoever labels fetches them with rights of their own.
+        """
         self._check(request)
         name = str(request["LabelingJobName"])
         source = request["InputConfig"]["DataSource"]["S3DataSource"]["ManifestS3Uri"]
+        manifest.split_uri(source)
+        caller.manifest(source)
+        caller.write(_output(request))
         data = await self._objects.get(*manifest.split_uri(source), max_bytes=manifest.MAX_BYTES)
         manifest.parse(data, label_attribute=request["LabelAttributeName"], need_labels=False)
         lines = [line for line in data.splitlines() if line.strip()]
         if len(lines) > MAX_TASKS:
             raise LimitExceeded(f"a labelling job has at most {MAX_TASKS} samples", limit=MAX_TASKS)
-        categories = await self._categories(request)
+        categories = await self._categories(request, caller)
 
         def work(tx: Tx) -> None:
             if store.load(tx, name) is not None:
@@ -151,8 +159,7 @@ class Labelling:
             lines.append(
                 codec.dumps({**task.line, attribute: categories.index(label), f"{attribute}-metadata": metadata})
             )
-        base = str(request["OutputConfig"]["S3OutputPath"]).rstrip("/")
-        uri = f"{base}/{name}/manifests/output/output.manifest"
+        uri = _output(request)
         await self._objects.put(*manifest.split_uri(uri), b"\n".join(lines) + b"\n")
 
         def work(tx: Tx) -> None:
@@ -164,11 +171,13 @@ class Labelling:
         async with self._changed:
             self._changed.notify_all()
 
-    async def _categories(self, request: Mapping[str, Any]) -> list[str]:
+    async def _categories(self, request: Mapping[str, Any], caller: Access) -> list[str]:
         uri = request.get("LabelCategoryConfigS3Uri")
         if not uri:
             raise Invalid("LabelCategoryConfigS3Uri is needed: the labels to choose from")
-        document = codec.loads_object(await self._objects.get(*manifest.split_uri(uri), max_bytes=1 << 20))
+        bucket, key = manifest.split_uri(uri)
+        caller.read(uri)
+        document = codec.loads_object(await self._objects.get(bucket, key, max_bytes=1 << 20))
         labels = document.get("labels")
         found: list[str] = []
         for entry in labels if isinstance(labels, list) else []:
@@ -191,8 +200,12 @@ class Labelling:
             raise Invalid(f"LabelAttributeName {attribute!r} is not allowed")
         if "S3DataSource" not in request["InputConfig"]["DataSource"]:
             raise Unsupported("InputConfig.DataSource: S3DataSource only")
-        base = str(request["OutputConfig"]["S3OutputPath"]).rstrip("/")
-        manifest.split_uri(f"{base}/x")
+        manifest.split_uri(_output(request))
+
+
+def _output(request: Mapping[str, Any]) -> str:
+    base = str(request["OutputConfig"]["S3OutputPath"]).rstrip("/")
+    return f"{base}/{request['LabelingJobName']}/manifests/output/output.manifest"
 
 
 def _need(tx: Tx, name: str) -> JsonObject:

@@ -2,6 +2,7 @@
 
 from marram.core import arn
 from marram.hub.slice import Call, Params, Result, anything, operation
+from marram.ml import access
 from marram.ml.models.service import Models
 
 
@@ -11,6 +12,7 @@ def _model(call: Call, params: Params) -> str:
 
 @operation("marram", "models/CreateModelVersion", resource=_model)
 async def create(service: Models, call: Call, params: Params) -> Result:
+    access.of(call).compilation(params["compilationId"])
     least = params.get("leastAccuracy")
     return await service.create(params["name"], params["compilationId"], least_accuracy=float(least or 0.0))
 
@@ -27,6 +29,7 @@ async def listing(service: Models, call: Call, params: Params) -> Result:
 
 @operation("marram", "models/EvaluateModelVersion", resource=_model)
 async def evaluate(service: Models, call: Call, params: Params) -> Result:
+    access.of(call).dataset(params["datasetId"])
     against = params.get("against")
     report = await service.evaluate(
         params["name"],
@@ -40,6 +43,8 @@ async def evaluate(service: Models, call: Call, params: Params) -> Result:
 
 @operation("marram", "models/PublishModelVersion", resource=_model)
 async def publish(service: Models, call: Call, params: Params) -> Result:
+    everywhere = arn.build("greengrass", call.region, call.account, "components:*")  # as CreateComponentVersion itself
+    access.of(call).authorise("greengrass:CreateComponentVersion", everywhere)
     return await service.publish(
         params["name"],
         int(params["version"]),

@@ -6,6 +6,7 @@ from marram.core import arn
 from marram.core.codec import JsonObject
 from marram.core.errors import Unsupported
 from marram.hub.slice import Call, Params, Result, anything, operation
+from marram.ml import access
 from marram.ml.training.service import Training
 
 
@@ -15,7 +16,7 @@ def _job(call: Call, params: Params) -> str:
 
 @operation("sagemaker", "CreateTrainingJob", resource=_job)
 async def create(service: Training, call: Call, params: Params) -> Result:
-    return {"TrainingJobArn": await service.create(params)}
+    return {"TrainingJobArn": await service.create(params, access.of(call))}
 
 
 @operation("sagemaker", "DescribeTrainingJob", resource=_job)

@@ -6,6 +6,7 @@ scratch and never read as a result. Containers and clusters will be other runner
 
 import asyncio
 import gzip
+import hashlib
 import io
 import os
 import re
@@ -18,25 +19,28 @@ from typing import Any, Final
 
 from marram.core import arn, codec
 from marram.core.codec import JsonObject, JsonValue
-from marram.core.errors import AlreadyExists, Conflict, Invalid, MarramError, NotFound, Unsupported
+from marram.core.errors import AlreadyExists, Conflict, Invalid, LimitExceeded, MarramError, NotFound, Unsupported
 from marram.hub.objects.service import Objects
 from marram.kit import disk, process
 from marram.kit.clock import Clock
 from marram.kit.db import Db, Tx
 from marram.kit.log import logger
-from marram.ml import tasks
+from marram.ml import access, tasks
+from marram.ml.access import Access
 from marram.ml.datasets import manifest
 from marram.ml.datasets.service import Datasets
 from marram.ml.training import contract, store
 
 log = logger(__name__)
 
+BUCKET: Final = "marram-training"  # inputs/SHA256: what a job was allowed to read, as it was then
 IMAGE_PREFIX: Final = "marram/"
 SCRIPT_IMAGE: Final = "marram/python"
 ATTEMPTS: Final = 3
 STOP_GRACE_S: Final = 120.0
 MAX_MODEL: Final = 1 << 30
 MAX_CODE: Final = 64 << 20
+MAX_LIST: Final = 64 << 20
 LOG_BYTES: Final = 1 << 20
 # Sums in another order are other bytes: equal seeds must give equal models, on a machine of any size.
 ONE_THREAD: Final = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -73,12 +77,25 @@ class Training:
     def arn(self, name: str) -> str:
         return arn.build("sagemaker", self._region, self._account, f"training-job/{name}")
 
-    async def create(self, request: Mapping[str, Any]) -> str:
-        """Accept a job; its ARN. Raises Invalid, Unsupported (by name), NotFound for input that is not there, AlreadyExists."""
+    async def create(self, request: Mapping[str, Any], caller: Access = access.HUB) -> str:
+        """Accept a job; its ARN. Raises Invalid, Unsupported (by name), NotFound for input that is not there, AlreadyExists,
+        Denied for what `caller` may not read or write.
+
+        The list of what a channel reads is kept as it is now: the rights are looked at once, and what comes later to a prefix
+        or into a manifest was not part of the question.
+        """
         self._check(request)
         name = str(request["TrainingJobName"])
-        for channel in request.get("InputDataConfig", []):
-            await self._check_channel(channel)
+        caller.write(_model_uri(request))
+        if request["AlgorithmSpecification"]["TrainingImage"] == SCRIPT_IMAGE:
+            # Somebody's program runs as the hub's user: with AWS too it has what the role has.
+            caller.authorise("iam:PassRole", self._role)
+            caller.read(request["HyperParameters"]["sagemaker_submit_directory"])
+        await self._objects.ensure_bucket(BUCKET)
+        inputs: JsonObject = {
+            str(channel["ChannelName"]): await self._check_channel(channel, caller)
+            for channel in request.get("InputDataConfig", [])
+        }
 
         def work(tx: Tx) -> None:
             if store.load(tx, name) is not None:
@@ -88,6 +105,7 @@ class Training:
                 "status": "InProgress",
                 "secondary": "Starting",
                 "transitions": [["Starting", tx.now_ms, None, "Waiting for a worker"]],
+                "inputs": inputs,
                 "attempts": 0,
                 "createdMs": tx.now_ms,
                 "changedMs": tx.now_ms,
@@ -164,7 +182,7 @@ class Training:
         try:
             await asyncio.to_thread(disk.remove_tree, folder)
             await asyncio.to_thread(disk.make_dirs, folder)
-            fields = await self._execute(name, document["request"], folder)  # type: ignore[arg-type]  # ours: an object
+            fields = await self._execute(name, document, folder)
             if (await self.describe(name))["status"] == "Stopping":
                 await self._end(name, "Stopped", "Stopped", "Stopped on request")
             else:
@@ -176,7 +194,8 @@ class Training:
         finally:
             self._running = None
 
-    async def _execute(self, name: str, request: Mapping[str, Any], folder: Path) -> dict[str, JsonValue]:
+    async def _execute(self, name: str, document: Mapping[str, Any], folder: Path) -> dict[str, JsonValue]:
+        request: Mapping[str, Any] = document["request"]
         root = folder / "opt/ml"
         hyper: dict[str, str] = dict(request.get("HyperParameters") or {})
         channels = {str(channel["ChannelName"]): channel for channel in request.get("InputDataConfig", [])}
@@ -191,7 +210,7 @@ class Training:
         }
         contract.lay_out(root, hyperparameters=hyper, channels=described)
         for key, channel in channels.items():
-            await self._stage(channel, root / "input/data" / key)
+            await self._stage(channel, document["inputs"][key], root / "input/data" / key)
         image = str(request["AlgorithmSpecification"]["TrainingImage"])
         threads: Mapping[str, str] = {}
         if image == SCRIPT_IMAGE:
@@ -240,11 +259,10 @@ class Training:
             said = contract.failure(root) or lines.tail()
             raise Invalid(f"AlgorithmError: exit code {code_of}: {said}"[:1024])
         await self._step(name, "Uploading", "The model goes to the object store")
-        return await self._collect(name, request, root)
+        return await self._collect(request, root)
 
-    async def _collect(self, name: str, request: Mapping[str, Any], root: Path) -> dict[str, JsonValue]:
-        base = str(request["OutputDataConfig"]["S3OutputPath"]).rstrip("/")
-        bucket, prefix = manifest.split_uri(f"{base}/{name}/output/model.tar.gz")
+    async def _collect(self, request: Mapping[str, Any], root: Path) -> dict[str, JsonValue]:
+        bucket, prefix = manifest.split_uri(_model_uri(request))
         packed = await asyncio.to_thread(_tar, root / "model")
         stored = await self._objects.put(bucket, prefix, packed)
         metrics: list[JsonValue] = []
@@ -256,11 +274,11 @@ class Training:
                     metrics.append([key, float(value), self._clock.wall_ms()])
         return {"model": f"s3://{bucket}/{prefix}", "modelSha256": stored.digest, "metrics": metrics}
 
-    async def _stage(self, channel: Mapping[str, Any], folder: Path) -> None:
+    async def _stage(self, channel: Mapping[str, Any], pinned: str, folder: Path) -> None:
+        """`pinned`: the key of the manifest, or of the list of keys, that the job was accepted with."""
         source = channel["DataSource"]["S3DataSource"]
-        uri, kind = str(source["S3Uri"]), str(source["S3DataType"])
-        if kind == "AugmentedManifestFile":
-            entries = await self._datasets.read(uri, label_attribute=_label_attribute(source))
+        if source["S3DataType"] == "AugmentedManifestFile":
+            entries = await self._datasets.read(f"s3://{BUCKET}/{pinned}", label_attribute=_label_attribute(source))
             paths = await self._datasets.stage(entries, folder)
             lines = [
                 codec.dumps({"file": path.name, "label": entry.label, "weight": entry.weight})
@@ -268,20 +286,16 @@ class Training:
             ]
             (folder / "manifest.jsonl").write_bytes(b"\n".join(lines))
             return
-        bucket, prefix = manifest.split_uri(uri)
-        after = ""
-        while True:
-            page = await self._objects.listing(bucket, prefix=prefix, start_after=after)
-            for stored in page.objects:
-                # The key below the prefix is somebody's text: it must stay below the folder.
-                relative = Path(stored.key.removeprefix(prefix).lstrip("/") or Path(stored.key).name)
-                if relative.is_absolute() or ".." in relative.parts:
-                    raise Invalid(f"the key {stored.key!r} cannot be a file name")
-                target = folder / relative
-                await asyncio.to_thread(_copy, self._objects.path(stored), target)
-            if not page.objects or page.last is None:
-                return
-            after = page.last
+        bucket, prefix = manifest.split_uri(str(source["S3Uri"]))
+        kept = await self._objects.get(BUCKET, pinned, max_bytes=MAX_LIST)
+        for line in kept.splitlines():
+            key = str(codec.loads(line))
+            # The key below the prefix is somebody's text: it must stay below the folder.
+            relative = Path(key.removeprefix(prefix).lstrip("/") or Path(key).name)
+            if relative.is_absolute() or ".." in relative.parts:
+                raise Invalid(f"the key {key!r} cannot be a file name")
+            stored = await self._objects.stat(bucket, key)
+            await asyncio.to_thread(_copy, self._objects.path(stored), folder / relative)
 
     async def _step(self, name: str, secondary: str, message: str, *, attempts: int | None = None) -> None:
         def work(tx: Tx) -> None:
@@ -339,9 +353,10 @@ class Training:
             manifest.split_uri(hyper["sagemaker_submit_directory"])
         elif not any(channel.get("ChannelName") == "train" for channel in request.get("InputDataConfig") or []):
             raise Invalid("InputDataConfig has no channel named train")
-        manifest.split_uri(str(request["OutputDataConfig"]["S3OutputPath"]).rstrip("/") + "/x")
+        manifest.split_uri(_model_uri(request))
 
-    async def _check_channel(self, channel: Mapping[str, Any]) -> None:
+    async def _check_channel(self, channel: Mapping[str, Any], caller: Access) -> str:
+        """The key in BUCKET of what the channel will read."""
         where = f"InputDataConfig {channel['ChannelName']}"
         source = channel["DataSource"].get("S3DataSource")
         if source is None:
@@ -353,15 +368,45 @@ class Training:
         bucket, key = manifest.split_uri(source["S3Uri"])
         match source["S3DataType"]:
             case "AugmentedManifestFile":
-                _label_attribute(source)
-                await self._objects.stat(bucket, key)
+                return await self._pin_manifest(source, caller)
             case "S3Prefix":
-                if not (await self._objects.listing(bucket, prefix=key, limit=1)).objects:
+                keys = await self._list(bucket, key, caller)
+                if not keys:
                     raise NotFound(f"{where}: nothing lies below {source['S3Uri']}")
+                lines = b"\n".join(codec.dumps(each) for each in keys)
+                pinned = f"inputs/{hashlib.sha256(lines).hexdigest()}"
+                await self._objects.put(BUCKET, pinned, lines)
+                return pinned
             case other:
                 raise Unsupported(
                     f"{where}: S3DataType {other} is not supported; S3Prefix and AugmentedManifestFile are"
                 )
+
+    async def _pin_manifest(self, source: Mapping[str, Any], caller: Access) -> str:
+        uri, attribute = str(source["S3Uri"]), _label_attribute(source)
+        come_with_it = caller.manifest(uri)
+        stored = await self._objects.stat(*manifest.split_uri(uri))
+        pinned = f"inputs/{stored.digest}"
+        await self._objects.copy(stored, BUCKET, pinned)  # checked below is what will be read, whatever `uri` becomes
+        if not come_with_it:
+            entries = await self._datasets.read(f"s3://{BUCKET}/{pinned}", label_attribute=attribute)
+            await caller.samples(entry.uri for entry in entries)
+        return pinned
+
+    async def _list(self, bucket: str, prefix: str, caller: Access) -> list[str]:
+        caller.list_bucket(bucket)
+        keys: list[str] = []
+        after = ""
+        while True:
+            page = await self._objects.listing(bucket, prefix=prefix, start_after=after)
+            keys += [stored.key for stored in page.objects]
+            if len(keys) > manifest.MAX_SAMPLES:
+                raise LimitExceeded(f"more than {manifest.MAX_SAMPLES} objects lie below s3://{bucket}/{prefix}")
+            if not page.objects or page.last is None:
+                break
+            after = page.last
+        await caller.samples(f"s3://{bucket}/{key}" for key in keys)
+        return keys
 
 
 class _Log:
@@ -392,6 +437,11 @@ def _turn(document: JsonObject, secondary: str, message: str, now_ms: int) -> No
     transitions.append([secondary, now_ms, None, message[:1024]])
     del transitions[:-50]
     document |= {"secondary": secondary, "changedMs": now_ms}
+
+
+def _model_uri(request: Mapping[str, Any]) -> str:
+    base = str(request["OutputDataConfig"]["S3OutputPath"]).rstrip("/")
+    return f"{base}/{request['TrainingJobName']}/output/model.tar.gz"
 
 
 def _label_attribute(source: Mapping[str, Any]) -> str:

@@ -1,6 +1,8 @@
 """greengrassv2 operations on components."""
 
 import re
+from collections.abc import Callable
+from typing import cast
 
 from marram.core import arn, codec, recipe
 from marram.core.errors import Invalid, Unsupported
@@ -25,7 +27,12 @@ async def create_component_version(service: Greengrass, call: Call, params: Para
         raise Unsupported("lambdaFunction is not supported: give inlineRecipe")
     if not params.get("inlineRecipe"):
         raise Invalid("inlineRecipe is required")
-    made = await service.components.create(bytes(params["inlineRecipe"]))
+    # The hub copies the artifacts with its own rights: the caller must be one who could read them.
+    authorise = cast("Callable[[str, str], None]", call.extra["authorise"])
+    made = await service.components.create(
+        bytes(params["inlineRecipe"]),
+        lambda bucket, key: authorise("s3:GetObject", f"arn:aws:s3:::{bucket}/{key}"),
+    )
     return {
         "arn": service.components.arn(made.name, made.version),
         "componentName": made.name,
