@@ -50,7 +50,9 @@ def main() -> int:
 
 
 def _verdict(show: Show) -> None:
-    show.table("time", ("step", "seconds"), [(f"{each.number} {each.title}", f"{each.seconds:.1f}") for each in show.steps])
+    show.table(
+        "time", ("step", "seconds"), [(f"{each.number} {each.title}", f"{each.seconds:.1f}") for each in show.steps]
+    )
     if not show.failed:
         print(f"\nAll {show.kept} promises kept in {show.elapsed_s:.0f} s.", flush=True)
         return

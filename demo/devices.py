@@ -22,7 +22,9 @@ LOCAL = "marram/local/predictions"
 
 
 def client(thing: dict[str, str], ca: str) -> mqtt.Client:
-    made = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=thing["thing"], protocol=mqtt.MQTTv311, clean_session=False)
+    made = mqtt.Client(
+        CallbackAPIVersion.VERSION2, client_id=thing["thing"], protocol=mqtt.MQTTv311, clean_session=False
+    )
     made.tls_set(ca, thing["certificate"], thing["key"], tls_version=ssl.PROTOCOL_TLS_CLIENT)
     made.reconnect_delay_set(0.2, 1)
     made.max_queued_messages_set(0)
@@ -134,7 +136,11 @@ class Sensor(Machine):
                 continue
             self.number += 1
             number = self.number
-            body = {"n": number, "celsius": round(21 + 3 * ((number * 7919) % 100) / 100, 2), "time_ms": time.time_ns() // 10**6}
+            body = {
+                "n": number,
+                "celsius": round(21 + 3 * ((number * 7919) % 100) / 100, 2),
+                "time_ms": time.time_ns() // 10**6,
+            }
             self.note(event="sent", n=number)
             sent = self.client.publish(f"line/telemetry/{self.thing}", json.dumps(body), qos=1)
             threading.Thread(target=self._acked, args=(sent, number), daemon=True).start()

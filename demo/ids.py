@@ -8,7 +8,7 @@ Frame = tuple[str, int]  # run, number
 
 
 def expand(text: str) -> list[Frame]:
-    """"ab12:3-5,9" -> [("ab12", 3), ("ab12", 4), ("ab12", 5), ("ab12", 9)]."""
+    """ "ab12:3-5,9" -> [("ab12", 3), ("ab12", 4), ("ab12", 5), ("ab12", 9)]."""
     run, _, ranges = text.partition(":")
     made: list[Frame] = []
     for part in ranges.split(","):

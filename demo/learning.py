@@ -34,7 +34,9 @@ def upload_set(world: World, name: str, split: str, *, shuffled: bool = False) -
 def dataset(world: World, name: str, lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     body = b"\n".join(json.dumps(line).encode() for line in lines)
     world.aws("s3").put_object(Bucket=BUCKET, Key=f"manifests/{name}.jsonl", Body=body)
-    made: dict[str, Any] = world.aws("marram").create_dataset(name=name, manifestUri=f"s3://{BUCKET}/manifests/{name}.jsonl")
+    made: dict[str, Any] = world.aws("marram").create_dataset(
+        name=name, manifestUri=f"s3://{BUCKET}/manifests/{name}.jsonl"
+    )
     return made
 
 
@@ -113,8 +115,8 @@ def configuration(world: World) -> dict[str, Any]:
             "ledger": True,
         },
         "decisions": [{"topic": "line/relay/open", "label": "7", "on": "every", "payload": {"open": True}}],
-        "stay_local": {"every": 50, "canary": world.facts["canary"]},
-        "feedback": {"window_s": 6.0, "per_window": 36, "random_share": 0.15, "every": 5, "bytes_per_day": 4_000_000},
+        "stay_local": {"every": 50},
+        "feedback": {"window_s": 6.0, "random_share": 0.15, "every": 5, "bytes_per_day": 4_000_000, "items_per_s": 6.0},
     }  # fmt: skip
 
 
@@ -143,7 +145,10 @@ def components(world: World, version: str) -> dict[str, Any]:
                         "operations": ["mqtt:publish"],
                         "resources": ["mqtt:topic:line/telemetry/${iot:Connection.Thing.ThingName}"],
                     },
-                    "hear": {"operations": ["mqtt:subscribe"], "resources": ["mqtt:topicfilter:marram/local/predictions"]},
+                    "hear": {
+                        "operations": ["mqtt:subscribe"],
+                        "resources": ["mqtt:topicfilter:marram/local/predictions"],
+                    },
                 },
                 "relay": {
                     "connect": {"operations": ["mqtt:connect"], "resources": everything},

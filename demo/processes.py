@@ -25,9 +25,7 @@ def marram() -> list[str]:
 
 def run(*words: object, timeout_s: float = 120.0) -> str:
     """A `marram` command; its standard output. Raises Stopped with what it said."""
-    done = subprocess.run(
-        [*marram(), *map(str, words)], capture_output=True, text=True, timeout=timeout_s, check=False
-    )
+    done = subprocess.run([*marram(), *map(str, words)], capture_output=True, text=True, timeout=timeout_s, check=False)
     if done.returncode:
         said = done.stderr.strip() or done.stdout.strip()
         raise Stopped(f"marram {' '.join(map(str, words[:3]))} failed with {done.returncode}: {said[-600:]}")
@@ -88,7 +86,11 @@ class Child:
                 if not self.running:
                     break
                 self._news.wait(min(left, 0.2))
-        why = f"ended with {self._process.poll()}" if not self.running else f"did not say {prefix!r} within {timeout_s:g} s"
+        why = (
+            f"ended with {self._process.poll()}"
+            if not self.running
+            else f"did not say {prefix!r} within {timeout_s:g} s"
+        )
         raise Stopped(f"{self.name} {why}: {self.last_words()} (see {self.log})")
 
     def forget_lines(self, prefix: str) -> None:

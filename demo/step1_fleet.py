@@ -1,6 +1,7 @@
 """Step 1: the hub, the cable, three cores in folders of their own, and the machines behind them as things with certificates."""
 
 import json
+import secrets
 import socket
 import ssl
 import sys
@@ -11,7 +12,7 @@ from urllib.parse import urlsplit
 
 from demo import processes
 from demo.processes import Child
-from demo.world import DEVICES, GROUP, Core, World
+from demo.world import DEVICES, GROUP, SITE, Core, World
 
 TITLE = "hub, three cores, six machines: registered, mutual TLS, one group"
 
@@ -19,6 +20,7 @@ TITLE = "hub, three cores, six machines: registered, mutual TLS, one group"
 def run(world: World) -> None:
     show = world.show
     world.machines.mkdir(parents=True)
+    world.facts["canary"] = f"STAY-{secrets.token_hex(12)}"
     show.command("marram", "hub", "up", "--data", world.hub_dir, "--ports", "auto")
     world.start_hub()
     world.facts["clip"] = start_clip(world)
@@ -26,18 +28,31 @@ def run(world: World) -> None:
     show.say(f"API {world.info['endpoints']['api']}, MQTT {world.info['endpoints']['mqtt']}")
     ports = _cable(world)
     iot = world.aws("iot")
-    show.call(f"boto3 iot.create_thing_group('{GROUP}'), for the machines behind the cores '{DEVICES}' below it")
-    iot.create_thing_group(thingGroupName=GROUP)
-    iot.create_thing_group(thingGroupName=DEVICES, parentGroupName=GROUP)
+    show.call(
+        f"boto3 iot.create_thing_group('{SITE}'); below it '{GROUP}' for the cores, '{DEVICES}' for the machines behind them"
+    )
+    iot.create_thing_group(thingGroupName=SITE)
+    for group in (GROUP, DEVICES):
+        iot.create_thing_group(thingGroupName=group, parentGroupName=SITE)
     show.command(
-        "marram", "edge", "join", "--hub-json", world.hub_dir / "hub.json", "--thing", "meter-1", "--root", world.cores[0].root
+        "marram",
+        "edge",
+        "join",
+        "--hub-json",
+        world.hub_dir / "hub.json",
+        "--thing",
+        "meter-1",
+        "--root",
+        world.cores[0].root,
     )
     show.command("marram", "edge", "up", "--root", world.cores[0].root, "--ports", "auto")
     with ThreadPoolExecutor(max_workers=2) as pool:
         list(pool.map(lambda core: _join(world, core, ports), world.cores))
     for core in world.cores:
         world.start_core(core)
-    show.call("boto3 iot.create_keys_and_certificate(), create_thing(), attach_thing_principal(), add_thing_to_thing_group()")
+    show.call(
+        "boto3 iot.create_keys_and_certificate(), create_thing(), attach_thing_principal(), add_thing_to_thing_group()"
+    )
     show.call("boto3 greengrassv2.batch_associate_client_device_with_core_device()")
     boxes = [_machines(world, core) for core in world.cores]
     (world.machines / "devices.json").write_text(json.dumps(boxes))

@@ -1,6 +1,5 @@
 """Step 2: v1 learns from clean scans, is compiled, signed, published and deployed; the clock stops at the first prediction."""
 
-import secrets
 import time
 
 from demo import learning
@@ -19,7 +18,6 @@ COLUMNS = (
 
 def run(world: World) -> None:
     show = world.show
-    world.facts["canary"] = f"STAY-{secrets.token_hex(12)}"
     world.facts["canary_thing"] = world.cores[CANARY_CORE].thing
     _rules(world)
     world.aws("s3").create_bucket(Bucket=BUCKET)
@@ -61,9 +59,15 @@ def run(world: World) -> None:
     show.wait("first prediction", lambda: any(predicting(core) for core in world.cores), 60, every_s=0.05)
     first, since_start = time.monotonic() - commanded, show.elapsed_s
     world.facts["steps130"] = {"uploads": len(lines)}
-    show.figure("upload / train / compile, gate, publish", f"{uploaded - began:.1f} / {trained - uploaded:.1f} / {commanded - trained:.1f} s")
+    show.figure(
+        "upload / train / compile, gate, publish",
+        f"{uploaded - began:.1f} / {trained - uploaded:.1f} / {commanded - trained:.1f} s",
+    )
     show.figure("deployment to first prediction", f"{first:.1f} s")
-    show.promise(since_start <= FIRST_WITHIN_S, f"first prediction {since_start:.1f} s after `make demo` began (limit {FIRST_WITHIN_S:.0f} s)")
+    show.promise(
+        since_start <= FIRST_WITHIN_S,
+        f"first prediction {since_start:.1f} s after `make demo` began (limit {FIRST_WITHIN_S:.0f} s)",
+    )
     show.wait("all three cores predict", lambda: all(predicting(core) for core in world.cores), 60)
 
 
@@ -79,7 +83,9 @@ def predicting(core: Core) -> bool:
 def _rules(world: World) -> None:
     database, _, table = SERIES.partition(".")
     iot = world.aws("iot")
-    world.show.call(f"boto3 iot.create_topic_rule('readings'): predictions -> series {SERIES}; 'telemetry' -> {TELEMETRY}")
+    world.show.call(
+        f"boto3 iot.create_topic_rule('readings'): predictions -> series {SERIES}; 'telemetry' -> {TELEMETRY}"
+    )
     for name, sql, target, thing, stamp in (
         ("readings", f"SELECT {COLUMNS} FROM 'marram/+/predictions'", table, "${topic(2)}", "${time_ms}"),
         ("telemetry", "SELECT * FROM 'line/telemetry/+'", TELEMETRY.partition(".")[2], "${topic(3)}", "${time_ms}"),

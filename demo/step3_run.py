@@ -43,13 +43,19 @@ def run(world: World) -> None:
         )
         confidence = [row["confidence"] for row in rows]
         world.facts.setdefault("confidence_v1", {})[core.thing] = mean(confidence)
-        show.say(f"{core.thing} live confidence {mean(confidence):.3f} (lowest batch {min(confidence):.3f}), {len(rows)} points")
+        show.say(
+            f"{core.thing} live confidence {mean(confidence):.3f} (lowest batch {min(confidence):.3f}), {len(rows)} points"
+        )
     found = measure.latency(measure.relay_ages(world, begin_ns, end_ns))
     world.facts["latency_run"] = found
     show.promise(found.p99 <= P99_MS, f"frame to relay: {found} (limit {P99_MS:.0f} ms)")
     kept = sum(len(ledger(frames_log(core)).local) for core in world.cores)
-    seen = sum(1 for core in world.cores for note in world.notes(core.sensor) if note.get("canary") == world.facts["canary"])
-    show.promise(kept > 0 and seen > 0, f"{kept} frames stay local: read on the box, seen by its machines ({seen} batches)")
+    seen = sum(
+        1 for core in world.cores for note in world.notes(core.sensor) if note.get("canary") == world.facts["canary"]
+    )
+    show.promise(
+        kept > 0 and seen > 0, f"{kept} frames stay local: read on the box, seen by its machines ({seen} batches)"
+    )
 
 
 def _prepare_sets(world: World) -> None:
@@ -66,4 +72,6 @@ def _prepare_sets(world: World) -> None:
     camera = learning.evaluated(world, 1, data["datasetId"], "final")["models"][0]
     world.facts |= {"v1_clean": clean, "v1_camera": camera}
     world.show.promise(clean["accuracy"] >= 0.97, f"v1 on 300 other clean scans: {clean['accuracy']:.3f} (floor 0.97)")
-    world.show.figure("v1 on camera frames", f"{camera['accuracy']:.3f}, ECE {camera['ece']:.3f} (0.55 to 0.80 expected, no floor)")
+    world.show.figure(
+        "v1 on camera frames", f"{camera['accuracy']:.3f}, ECE {camera['ece']:.3f} (0.55 to 0.80 expected, no floor)"
+    )

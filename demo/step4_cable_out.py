@@ -11,7 +11,7 @@ from demo.step2_first_model import frames_log
 from demo.world import World
 
 TITLE = "the cable out: half-open link, a core killed, then the hub killed under load"
-SPAN_S = 12.0
+SPAN_S = 18.0
 SLOWER = 1.5
 HUB_AWAY_S = 2.0
 
@@ -22,9 +22,13 @@ def run(world: World) -> None:
     show.sleep("before", SPAN_S)
     cut_ns = time.monotonic_ns()
     said = world.cable_do("cut")
-    show.say(f"cable cut: every packet between cores and hub is swallowed, nobody is told (so far {_bytes(said)} passed)")
+    show.say(
+        f"cable cut: every packet between cores and hub is swallowed, nobody is told (so far {_bytes(said)} passed)"
+    )
     counts = {core.thing: len(ledger(frames_log(core)).sent) for core in world.cores}
-    show.call("boto3 iot-data.update_thing_shadow('relay-1', desired mode = eco); relay-1 goes on reporting to its core")
+    show.call(
+        "boto3 iot-data.update_thing_shadow('relay-1', desired mode = eco); relay-1 goes on reporting to its core"
+    )
     world.aws("iot-data").update_thing_shadow(
         thingName="relay-1", payload=json.dumps({"state": {"desired": {"mode": "eco"}}}).encode()
     )
@@ -45,10 +49,14 @@ def run(world: World) -> None:
         f"frame-to-relay p99 without the hub {without.p99:.1f} ms: at most {SLOWER} x {with_hub.p99:.1f} ms, and 20 ms",
     )
     _cold_restart(world)
-    show.say(f"waiting in the spools: {', '.join(f'{core.thing} {measure.spooled(world, core)}' for core in world.cores)} messages")
+    show.say(
+        f"waiting in the spools: {', '.join(f'{core.thing} {measure.spooled(world, core)}' for core in world.cores)} messages"
+    )
     said = world.cable_do("join")
     show.say(f"cable back; swallowed: {said['swallowed']} bytes")
-    took = show.wait("cores connect again", lambda: all(connected(world, core) for core in world.cores), 60, every_s=0.5)
+    took = show.wait(
+        "cores connect again", lambda: all(connected(world, core) for core in world.cores), 60, every_s=0.5
+    )
     show.figure("reconnected after the cable was back", f"{took:.1f} s")
     _same_on_both_sides(world, "after the outage")
     _shadows(world)
@@ -67,13 +75,17 @@ def _cold_restart(world: World) -> None:
     world.core_ready(core)
     ready = time.monotonic() - began
     took = ready + show.wait("its predictions go on", lambda: len(ledger(frames_log(core)).sent) > taken, 30)
-    show.figure(f"{core.thing} killed and cold again without a hub", f"ready in {ready:.1f} s, predicting in {took:.1f} s")
+    show.figure(
+        f"{core.thing} killed and cold again without a hub", f"ready in {ready:.1f} s, predicting in {took:.1f} s"
+    )
 
 
 def _same_on_both_sides(world: World, when: str) -> None:
     found = measure.compare_all(world, "frame ids, one by one")
     world.facts["compared"] = found
-    world.show.promise(found.exact and found.frames > 0, f"{when}, every prediction exactly once, both directions: {found}")
+    world.show.promise(
+        found.exact and found.frames > 0, f"{when}, every prediction exactly once, both directions: {found}"
+    )
     sensors = measure.telemetry(world)
     world.show.promise(
         not sensors.missing and not sensors.unknown,
@@ -112,7 +124,9 @@ def _shadows(world: World) -> None:
 def _without_count(state: Any) -> Any:
     if not isinstance(state, dict):
         return state
-    return {key: {k: v for k, v in part.items() if k != "opened"} for key, part in state.items() if isinstance(part, dict)}
+    return {
+        key: {k: v for k, v in part.items() if k != "opened"} for key, part in state.items() if isinstance(part, dict)
+    }
 
 
 def _kill_the_hub(world: World) -> None:

@@ -18,8 +18,9 @@ from demo.processes import Child, Family
 from demo.show import Show, Stopped
 
 COMPONENT = "demo.MeterReader"
+SITE = "meter-site"  # both groups below; deployments go to the cores alone
 GROUP = "meter-line"
-DEVICES = "meter-line-devices"
+DEVICES = "meter-machines"
 BUCKET = "meter"
 SERIES = "line.readings"
 TELEMETRY = "line.telemetry"
@@ -65,9 +66,7 @@ class World:
     _clients: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.cores = [
-            Core(number, self.folder / f"meter-{number}", fps) for number, fps in enumerate(FPS, start=1)
-        ]
+        self.cores = [Core(number, self.folder / f"meter-{number}", fps) for number, fps in enumerate(FPS, start=1)]
 
     # places
 
@@ -147,7 +146,13 @@ class World:
         nucleus["mqtt"]["port"] = ports[f"{core.thing}/mqtt"]
         nucleus["greengrassDataPlanePort"] = https
         nucleus["iotCredEndpoint"] = f"{nucleus['iotDataEndpoint']}:{https}"
-        document["services"][COMPONENT] = {"configuration": {"source": {"fps": float(core.fps)}}}
+        # The fast camera shows the whole clip in ten seconds: its box chooses among all of it at once.
+        own = {
+            "source": {"fps": float(core.fps)},
+            "feedback": {"per_window": 110 if core.fps == max(FPS) else 12},
+            "stay_local": {"canary": self.facts["canary"]},  # known to the boxes alone: a deployment would tell the hub
+        }
+        document["services"][COMPONENT] = {"configuration": own}
         document["services"]["aws.greengrass.ShadowManager"] = {
             "configuration": {"synchronize": {"shadowDocuments": [{"thingName": core.relay, "classic": True}]}}
         }
