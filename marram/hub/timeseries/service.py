@@ -14,7 +14,7 @@ import itertools
 import re
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias, cast
@@ -41,7 +41,7 @@ QUERY_S: Final = 30.0
 FLUSH_S: Final = 300.0
 MAX_ROWS: Final = 10_000
 MAX_LATEST: Final = newest.SETS_OF_SERIES
-MAX_PAGE_BYTES: Final = 16 << 20  # a page of long texts ends early
+MAX_PAGE_BYTES: Final = 4 << 20  # a page of long texts ends early; clients of our own refuse JSON over 8 MB
 LOADED_AT_ONCE: Final = 32
 LOADED_OF_TAIL: Final = 10_000
 BATCH_BYTES: Final = 4 << 20  # of one append to the journal, which takes 16 MB
@@ -459,7 +459,7 @@ class TimeSeries:
     ) -> Page:
         """Points with from_ms <= time < to_ms and these dimensions, by (time, offset), at most `limit` (1 to 10,000).
 
-        `after` is the key of the page before. A page ends early at 16 MB. Raises NotFound for a series without a point,
+        `after` is the key of the page before. A page ends early at 4 MB. Raises NotFound for a series without a point,
         Unavailable when the worker fails or needs over 30 s.
         """
         self._check_known(series)
@@ -539,7 +539,7 @@ class TimeSeries:
         return _FromFiles(*await self._reader.call_raw(method, {**common, **params}, QUERY_S))
 
     @contextlib.asynccontextmanager
-    async def _reading(self) -> AsyncIterator[None]:
+    async def _reading(self) -> AsyncGenerator[None, None]:
         """Files that are in use here are not deleted."""
         self._readers += 1
         try:

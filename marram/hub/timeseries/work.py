@@ -84,12 +84,17 @@ def compact(params: JsonObject) -> object:
     return made
 
 
+class _OutOfMemory(Unavailable):
+    """The engine's limit was met."""
+
+
 def page(params: JsonObject) -> pool.Raw:
     """Points after the key `after`, before `to_ms`, of `files`, in order: at most `limit`, and about `max_bytes` of text.
 
-    The result is {count, more}: `more` when `max_bytes` cut it short. The bytes are, in this order, the points' times and
-    offsets and the ends of their texts (each `count` little-endian int64), then the texts: JSON objects {time_ms,
-    dimensions, fields}, a comma after each. They are made by the engine's threads and never parsed on their way to the reader.
+    The result is {count, more}: `more` when `max_bytes`, or the memory that there is, cut it short. The bytes are, in this
+    order, the points' times and offsets and the ends of their texts (each `count` little-endian int64), then the texts:
+    JSON objects {time_ms, dimensions, fields}, a comma after each. They are made by the engine's threads and never parsed
+    on their way to the reader.
     """
     where: Any = params["where"]
     (after_ms, after_offset), to_ms = params["after"], params["to_ms"]  # type: ignore[misc,str-unpack]  # from service.py
@@ -99,8 +104,17 @@ def page(params: JsonObject) -> pool.Raw:
         return _raw(None, 0)
     conditions = ["t >= ?", "t < ?", "(t > ? OR o > ?)", *(f"{_quoted(column)} = ?" for column in wanted)]
     inner = f"SELECT * FROM {SOURCE} WHERE {' AND '.join(conditions)} ORDER BY t, o LIMIT ?"  # noqa: S608
-    values = [schema.files, after_ms, to_ms, after_ms, after_offset, *wanted.values(), params["limit"]]
-    return _raw(_run(params, schema, inner, values), int(str(params["max_bytes"])))
+    limit = asked = int(str(params["limit"]))
+    while True:
+        values = [schema.files, after_ms, to_ms, after_ms, after_offset, *wanted.values(), limit]
+        try:
+            table = _run(params, schema, inner, values)
+        except _OutOfMemory:
+            if limit < 16:
+                raise
+            limit //= 8  # long texts: fewer rows are a page too
+        else:
+            return _raw(table, int(str(params["max_bytes"])), more=limit < asked and len(table) == limit)
 
 
 def newest(params: JsonObject) -> pool.Raw:
@@ -133,12 +147,12 @@ def _run(params: JsonObject, schema: "_Schema", inner: str, values: list[object]
         # A file that has a row is never removed while it can be asked for.
         raise Corrupt(f"a time-series file cannot be read: {exc}") from exc
     except duckdb.OutOfMemoryException as exc:
-        raise Unavailable(
+        raise _OutOfMemory(
             "the query needs more memory than it may have; ask for a shorter time or a smaller limit"
         ) from exc
 
 
-def _raw(table: pa.Table | None, max_bytes: int) -> pool.Raw:
+def _raw(table: pa.Table | None, max_bytes: int, *, more: bool = False) -> pool.Raw:
     if table is None or not len(table):
         return pool.Raw({"count": 0, "more": False}, ())
     text = pa.concat_arrays(table.column("text").cast(pa.large_string()).chunks)
@@ -152,7 +166,7 @@ def _raw(table: pa.Table | None, max_bytes: int) -> pool.Raw:
         ends = array.array("q", [end - base for end in ends])
     keys = [memoryview(pa.concat_arrays(table.column(name).chunks).buffers()[1]) for name in ("t", "o")]
     parts = [*(key[: 8 * count] for key in keys), memoryview(ends)[1 : count + 1], texts]
-    return pool.Raw({"count": count, "more": count < len(text)}, parts)
+    return pool.Raw({"count": count, "more": more or count < len(text)}, parts)
 
 
 class _Schema:

@@ -141,6 +141,19 @@ async def test_a_page_of_long_texts_ends_early(
         assert [row["fields"]["n"] for row in await pages(series)] == list(range(41))  # type: ignore[index]
 
 
+async def test_rows_too_long_for_the_memory_come_in_smaller_pages(opened: Opened, tmp_path: Path) -> None:
+    async with opened(tmp_path, query_memory="100MB") as series:
+        for n in range(0, 1_500, 100):
+            await series.append(
+                [Point("s", T0 + n + m, {"n": n + m, "text": "x" * 40_000}, {}) for m in range(100)], None
+            )
+        await series.flush()
+        first = await series.page("s", limit=10_000)
+        assert 0 < first.count < 1_500
+        assert first.key is not None
+        assert [row["fields"]["n"] for row in await pages(series, 10_000)] == list(range(1_500))  # type: ignore[index]
+
+
 async def test_a_folder_whose_name_looks_like_a_column_adds_none(opened: Opened, tmp_path: Path) -> None:
     (tmp_path / "t=5" / "o=6").mkdir(parents=True)
     async with opened(tmp_path / "t=5" / "o=6") as series:
