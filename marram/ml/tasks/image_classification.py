@@ -10,6 +10,7 @@ logits over the temperature. Adam (Kingma and Ba 2015), cosine rate, dropout, la
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -19,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from marram.components.infer import prepare as pixels
 from marram.core.errors import Invalid, LimitExceeded, MarramError
-from marram.ml.tasks import Exported, Sample, task
+from marram.ml.tasks import Exported, Sample, _options, task
 
 Array = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -29,19 +30,9 @@ SCALE: Final = 3.0
 MAX_SAMPLES: Final = 50_000
 MAX_CLASSES: Final = 100
 OPSET: Final = 17
-OPTIONS: Final[Mapping[str, tuple[float, float, float]]] = {  # name -> default, least, most
-    "epochs": (60, 1, 1000),
-    "batch_size": (32, 1, 1024),
-    "learning_rate": (0.002, 1e-6, 1.0),
-    "size": (16, 8, 64),
-    "channels": (1, 1, 3),
-    "width": (16, 2, 64),
-    "hidden": (96, 4, 1024),
-    "rotation": (4.0, 0.0, 180.0),
-    "shift": (0.06, 0.0, 0.5),
-    "dropout": (0.3, 0.0, 0.9),
-    "smoothing": (0.02, 0.0, 0.5),
-}
+
+
+_option = partial(_options.value, "image-classification")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,21 +51,6 @@ class Model:
     baseline: tuple[float, ...] = ()  # share of each tenth of brightness in the training images, for drift
 
 
-def option(options: Mapping[str, str], name: str) -> float:
-    """A hyper-parameter (SageMaker: always a string) as a number within its range. Raises Invalid."""
-    default, least, most = OPTIONS[name]
-    text = options.get(name)
-    if text is None:
-        return default
-    try:
-        value = float(text)
-    except ValueError as exc:
-        raise Invalid(f"hyper-parameter {name}: {text!r} is not a number") from exc
-    if not least <= value <= most:  # false for NaN too
-        raise Invalid(f"hyper-parameter {name}: {text} is not within {least:g} to {most:g}")
-    return value
-
-
 @task("image-classification")
 class ImageClassification:
     def prepare(self, samples: Iterable[Sample], *, options: Mapping[str, str], labels: tuple[str, ...] = ()) -> Data:
@@ -82,7 +58,7 @@ class ImageClassification:
 
         Raises Invalid for an unreadable image (named), a bad weight, a label outside `labels`, no samples.
         """
-        size, channels = int(option(options, "size")), int(option(options, "channels"))
+        size, channels = int(_option(options, "size")), int(_option(options, "channels"))
         if size % 4 or channels == 2:
             raise Invalid(f"size must be a multiple of 4 and channels 1 or 3, not {size} and {channels}")
         images: list[NDArray[np.uint8]] = []
@@ -122,14 +98,14 @@ class ImageClassification:
         present = len(set(data.targets.tolist()))
         if present < 2:
             raise Invalid(f"training needs at least 2 classes, the data have {present}")
-        epochs, batch = int(option(options, "epochs")), int(option(options, "batch_size"))
-        rate, smoothing = option(options, "learning_rate"), option(options, "smoothing")
-        rotation, shift = option(options, "rotation"), option(options, "shift") * data.images.shape[1]
-        dropout = option(options, "dropout")
+        epochs, batch = int(_option(options, "epochs")), int(_option(options, "batch_size"))
+        rate, smoothing = _option(options, "learning_rate"), _option(options, "smoothing")
+        rotation, shift = _option(options, "rotation"), _option(options, "shift") * data.images.shape[1]
+        dropout = _option(options, "dropout")
         rng = np.random.default_rng(seed)
         count, size, _, channels = data.images.shape
         params = _start(
-            rng, size, channels, int(option(options, "width")), int(option(options, "hidden")), len(data.labels)
+            rng, size, channels, int(_option(options, "width")), int(_option(options, "hidden")), len(data.labels)
         )
         moments = [(np.zeros_like(p), np.zeros_like(p)) for p in params]
         goal = np.eye(len(data.labels), dtype=np.float32)[data.targets] * (1 - smoothing) + smoothing / len(data.labels)

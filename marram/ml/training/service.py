@@ -29,6 +29,7 @@ from marram.ml import access, tasks
 from marram.ml.access import Access
 from marram.ml.datasets import manifest
 from marram.ml.datasets.service import Datasets
+from marram.ml.tasks import _options as options
 from marram.ml.training import contract, store
 
 log = logger(__name__)
@@ -43,7 +44,9 @@ MAX_CODE: Final = 64 << 20
 MAX_LIST: Final = 64 << 20
 LOG_BYTES: Final = 1 << 20
 # Sums in another order are other bytes: equal seeds must give equal models, on a machine of any size.
-ONE_THREAD: Final = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+ONE_THREAD: Final[Mapping[str, str]] = {
+    name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+}
 FINAL: Final = frozenset({"Completed", "Failed", "Stopped"})
 HONOURED: Final = frozenset(
     {"TrainingJobName", "HyperParameters", "AlgorithmSpecification", "RoleArn", "InputDataConfig", "OutputDataConfig",
@@ -343,7 +346,8 @@ class Training:
             raise Unsupported("TrainingInputMode is File only")
         if int(request["ResourceConfig"].get("InstanceCount", 1)) != 1:
             raise Unsupported("InstanceCount is 1 only")
-        hyper = request.get("HyperParameters") or {}
+        hyper: Mapping[str, str] = request.get("HyperParameters") or {}
+        channels: list[Mapping[str, Any]] = request.get("InputDataConfig") or []
         if image == SCRIPT_IMAGE:
             if not all(hyper.get(key) for key in contract.RESERVED):
                 raise Invalid(
@@ -351,7 +355,11 @@ class Training:
                 )
             contract.check_program(hyper["sagemaker_program"])
             manifest.split_uri(hyper["sagemaker_submit_directory"])
-        elif not any(channel.get("ChannelName") == "train" for channel in request.get("InputDataConfig") or []):
+        else:
+            options.check(image.removeprefix(IMAGE_PREFIX), hyper)
+        if image != SCRIPT_IMAGE and not any(
+            channel.get("ChannelName") == "train" for channel in request.get("InputDataConfig") or []
+        ):
             raise Invalid("InputDataConfig has no channel named train")
         manifest.split_uri(_model_uri(request))
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from marram.core import codec
 from marram.core.errors import Invalid, MarramError
 from marram.ml import tasks
-from marram.ml.tasks import Sample
+from marram.ml.tasks import Sample, _options
 
 
 def main() -> int:
@@ -32,9 +32,8 @@ def main() -> int:
 def train(task_name: str) -> None:
     task = tasks.load(task_name)
     options: dict[str, str] = json.loads(os.environ["SM_HPS"])
-    seed = options.pop("seed", "0")
-    if not seed.isdecimal():
-        raise Invalid(f"hyper-parameter seed: {seed!r} is not a whole number")
+    _options.check(task_name, options)
+    seed = options.pop(_options.SEED, "0")
     channels: list[str] = json.loads(os.environ["SM_CHANNELS"])
     if "train" not in channels:
         raise Invalid("there is no channel named train")
