@@ -204,9 +204,9 @@ class Trie(Generic[K, V]):
         if ends_with_hash:
             levels.pop()
         for level in levels:
-            child = node.children.get(level)
+            child: _Node[K, V] | None = node.children.get(level)
             if child is None:
-                child = _Node[K, V]()
+                child = _Node()
                 node.children[level] = child
             node = child
         return node.below if ends_with_hash else node.here

@@ -17,7 +17,7 @@ import re
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal, cast
+from typing import Final, Literal
 
 from marram.core import arn, codec
 from marram.core.codec import JsonObject, JsonValue
@@ -69,7 +69,8 @@ SHADOW_MANAGER: Final = "aws.greengrass.ShadowManager"
 REFRESH_S: Final = 86_400.0
 REFRESH_AGAIN_S: Final = (1.0, 60.0)
 DEFAULT_PORT: Final = 8883
-DIRECTIONS: Final = ("betweenDeviceAndCloud", "deviceToCloud", "cloudToDevice")
+WHEN_FULL: Final[tuple[Literal["reject", "drop_oldest"], ...]] = ("reject", "drop_oldest")
+DIRECTIONS: Final[tuple[Direction, ...]] = ("betweenDeviceAndCloud", "deviceToCloud", "cloudToDevice")
 CERTIFICATES: Final = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n?", re.DOTALL)
 
 Service = tuple[str, Callable[[], Awaitable[None]]]
@@ -232,15 +233,16 @@ class Connected:
     def _spool_settings(self) -> spool_service.Settings:
         own = self._config.nucleus("marram", "spool", default={})
         own = own if isinstance(own, dict) else {}
-        full = own.get("whenFull", "reject")
-        if full not in ("reject", "drop_oldest"):
-            raise Invalid(f"marram.spool.whenFull: {full!r}; reject and drop_oldest are known")
+        wanted = own.get("whenFull", "reject")
+        full: Literal["reject", "drop_oldest"] | None = next((each for each in WHEN_FULL if each == wanted), None)
+        if full is None:
+            raise Invalid(f"marram.spool.whenFull: {wanted!r}; {' and '.join(WHEN_FULL)} are known")
         lanes = own.get("lanes", {})
         if not isinstance(lanes, dict):
             raise Invalid("marram.spool.lanes: must be an object of topic filters and lanes")
         return spool_service.Settings(
             budget_bytes=_integer(self._config.nucleus("mqtt", "spooler", "maxSizeInBytes"), 64 << 20),
-            when_full=cast(Literal["reject", "drop_oldest"], full),
+            when_full=full,
             lanes=[(filter, str(lane)) for filter, lane in lanes.items()],
             window=min(100, max(1, _integer(own.get("window"), 100))),
             drain_per_s=max(0, _integer(own.get("drainPerSecond"), 0)),
@@ -307,15 +309,16 @@ class Connected:
 
     def _sync_settings(self, value: JsonValue) -> SyncSettings:
         value = value if isinstance(value, dict) else {}
-        direction = value.get("direction", DIRECTIONS[0])
-        if direction not in DIRECTIONS:
-            raise Invalid(f"synchronize.direction: {direction!r}; {', '.join(DIRECTIONS)} are known")
+        wanted = value.get("direction", DIRECTIONS[0])
+        direction: Direction | None = next((each for each in DIRECTIONS if each == wanted), None)
+        if direction is None:
+            raise Invalid(f"synchronize.direction: {wanted!r}; {', '.join(DIRECTIONS)} are known")
         things = {self._config.thing_name, *self.devices.things}
         documents = value.get("shadowDocuments")
         for each in documents if isinstance(documents, list) else ():
             if isinstance(each, dict) and isinstance(each.get("thingName"), str):
                 things.add(str(each["thingName"]))
-        return SyncSettings(things=sorted(things), direction=cast(Direction, direction))
+        return SyncSettings(things=sorted(things), direction=direction)
 
     async def _devices_changed(self) -> None:
         if self.broker is not None:

@@ -97,7 +97,10 @@ def parse_token(token: str) -> str:
     match token.strip().split("."):
         case ["mrm1", secret, fingerprint] if secret and re.fullmatch(r"[0-9a-f]{64}", fingerprint):
             return fingerprint
-    raise Invalid("not a join token: it looks like mrm1.<secret>.<64 hex digits>; `marram hub join-token` makes one")
+        case _:
+            raise Invalid(
+                "not a join token: it looks like mrm1.<secret>.<64 hex digits>; `marram hub join-token` makes one"
+            )
 
 
 def make_key(thing: str) -> tuple[str | None, str | None, KeyMaker]:
@@ -194,7 +197,8 @@ async def _send(
             raise NotFound(why)
         case 400:
             raise Invalid(why)
-    raise Unavailable(f"{url}: {why}")
+        case _:
+            raise Unavailable(f"{url}: {why}")
 
 
 def _with_cryptography(thing: str) -> tuple[str, str]:

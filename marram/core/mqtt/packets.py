@@ -84,9 +84,8 @@ MAX_REMAINING: Final = 268_435_455
 
 PropertyValue: TypeAlias = int | str | bytes | list[int] | list[tuple[str, str]]
 Properties: TypeAlias = dict[str, PropertyValue]
-_NO_PROPERTIES: Final = cast(
-    "Callable[[], Properties]", dict
-)  # `dict[str, PropertyValue]` costs five times as much a call
+# A call of `dict[str, PropertyValue]` costs five times as much.
+_NO_PROPERTIES: Final = cast("Callable[[], Properties]", dict)
 _NO_REASONS: Final = cast("Callable[[], list[int]]", list)
 
 

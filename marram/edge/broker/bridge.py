@@ -64,7 +64,7 @@ def parse(document: JsonValue) -> list[Mapped]:
         topics.check_filter(topic)
         if prefix:
             topics.check_name(prefix)
-        spaces = {}
+        spaces: dict[str, Space] = {}
         for side in ("source", "target"):
             found = next((each for each in SPACES if each.lower() == str(entry.get(side, "")).lower()), None)
             if found is None:

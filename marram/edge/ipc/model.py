@@ -8,7 +8,7 @@ import base64
 import binascii
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 from marram.core.codec import JsonObject, JsonValue, kind
 from marram.core.errors import Invalid
@@ -105,10 +105,12 @@ def _map_of(item: Reader) -> Reader:
     return read
 
 
-def _shape(required: Mapping[str, Reader], optional: Mapping[str, Reader] | None = None) -> Reader:
+def _shape(
+    required: Mapping[str, Reader], optional: Mapping[str, Reader] | None = None
+) -> Callable[[JsonValue, str], dict[str, object]]:
     readers = {**required, **(optional or {})}
 
-    def read(value: JsonValue, at: str) -> object:
+    def read(value: JsonValue, at: str) -> dict[str, object]:
         if not isinstance(value, dict):
             raise Invalid(f"{at or 'request'} must be an object, not {kind(value)}", member=at)
         out: dict[str, object] = {}
@@ -133,7 +135,7 @@ def _union(members: Mapping[str, Reader]) -> Reader:
 
     def read(value: JsonValue, at: str) -> object:
         out = inner(value, at)
-        if not isinstance(out, dict) or len(out) != 1:
+        if len(out) != 1:
             raise Invalid(f"{at} must have exactly one of {', '.join(members)}", member=at)
         return out
 
@@ -258,7 +260,7 @@ def read_request(operation: str, body: JsonValue) -> Request:
     """The members of a request: blobs as bytes, times as ms, enumerations checked. Raises Invalid naming the member."""
     out = REQUESTS[operation.removeprefix(PREFIX)](body, "")
     assert isinstance(out, dict)
-    return out
+    return cast(Request, out)
 
 
 def blob(data: bytes) -> str:

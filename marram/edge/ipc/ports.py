@@ -56,10 +56,10 @@ class LocalDeployment:
     """A CreateLocalDeployment request in values. `run_with` as it came (posixUser, systemResourceLimits)."""
 
     group: str = ""
-    add: Mapping[str, str] = field(default_factory=dict)
+    add: Mapping[str, str] = field(default_factory=dict[str, str])
     remove: Sequence[str] = ()
-    configuration: Mapping[str, JsonObject] = field(default_factory=dict)
-    run_with: Mapping[str, JsonObject] = field(default_factory=dict)
+    configuration: Mapping[str, JsonObject] = field(default_factory=dict[str, JsonObject])
+    run_with: Mapping[str, JsonObject] = field(default_factory=dict[str, JsonObject])
     recipes: str = ""
     artifacts: str = ""
     rollback: bool = True

@@ -204,7 +204,7 @@ class Connection(asyncio.Protocol):
         elif kind == es.MessageType.APPLICATION_ERROR:
             self._end(stream_id)
         elif kind in (es.MessageType.PROTOCOL_ERROR, es.MessageType.INTERNAL_ERROR):
-            self._close()
+            self.close()
         else:
             self._protocol_error("unexpected message type")
 
@@ -331,9 +331,9 @@ class Connection(asyncio.Protocol):
     def _protocol_error(self, why: str) -> None:
         log.warning("ipc.protocol_error", component=self.component, why=why)
         self._write(es.protocol_message(es.MessageType.PROTOCOL_ERROR, 0, codec.dumps({"message": why})))
-        self._close()
+        self.close()
 
-    def _close(self) -> None:
+    def close(self) -> None:
         self._closing = True
         self.flush()
         if self._transport is not None:
@@ -433,7 +433,7 @@ class Server:
             self.ready.clear()
             listener.close()
             for connection in list(self.connections):
-                connection._close()
+                connection.close()
             with contextlib.suppress(OSError):
                 self.path.unlink()
 

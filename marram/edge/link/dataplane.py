@@ -155,7 +155,8 @@ def _refusal(status: int, body: bytes, path: str) -> MarramError:
             return Invalid(text)
         case 413 | 429:
             return LimitExceeded(text)
-    return Unavailable(text)
+        case _:
+            return Unavailable(text)
 
 
 def _recipe(value: JsonValue) -> JsonObject:

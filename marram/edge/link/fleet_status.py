@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from marram.core import codec
-from marram.core.codec import JsonObject
+from marram.core.codec import JsonObject, JsonValue
 from marram.core.errors import MarramError
 from marram.edge.link import store
 from marram.kit.db import Db
@@ -42,7 +42,7 @@ class Component:
     state: str
     targets: Sequence[str] = ()
     is_root: bool = False
-    details: JsonObject = field(default_factory=dict)
+    details: JsonObject = field(default_factory=dict[str, JsonValue])
 
 
 class Link(Protocol):
@@ -120,7 +120,7 @@ class FleetStatus:
         now = {each.name: (each.version, each.state) for each in present}
         listed = [_row(each) for each in present if complete or self._told.get(each.name) != now[each.name]]
         listed += [
-            {"componentName": name, "version": version, "fleetConfigArns": [], "isRoot": False, "status": "UNINSTALLED"}
+            _row(Component(name=name, version=version, state="UNINSTALLED"))
             for name, (version, _) in self._told.items()
             if name not in now
         ]

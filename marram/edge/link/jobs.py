@@ -40,7 +40,7 @@ class Link(Protocol):
 class Deployments(Protocol):
     """What takes the documents. `submit` raises AlreadyExists for a deployment that it knows, Invalid for a bad document."""
 
-    async def submit(self, document: JsonObject, source: str) -> str: ...
+    async def submit(self, value: JsonObject, source: str) -> str: ...
     async def cancel(self, deployment_id: str) -> None: ...
 
 
@@ -206,4 +206,5 @@ def _refusal(code: JsonValue, text: str) -> MarramError:
             return Conflict(text)
         case "RequestThrottled" | "InternalError":
             return Unavailable(text)
-    return Invalid(text)
+        case _:
+            return Invalid(text)

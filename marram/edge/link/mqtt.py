@@ -128,17 +128,19 @@ class Link:
         first = not wants or qos > max(wants)
         wants.append(qos)
 
+        cancelled = False
+
         def cancel() -> None:
-            nonlocal wants
-            if wants is None:
+            nonlocal cancelled
+            if cancelled:
                 return
+            cancelled = True
             subscription.cancel()
             wants.remove(qos)
             if not wants and self._wants.get(filter) is wants:
                 del self._wants[filter]
                 if self._session is not None:
                     self._session.unsubscribe(filter)
-            wants = None  # type: ignore[assignment]  # called twice does nothing
 
         if first and self._session is not None:
             try:

@@ -6,7 +6,7 @@ the device, which is the side that owns it. Both sides compute the same from the
 """
 
 from collections.abc import Mapping
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, cast
 
 from marram.core.codec import JsonValue
 from marram.core.shadow import Document, Section
@@ -34,11 +34,11 @@ def difference(before: Section, after: Section) -> Section:
     """The patch that turns `before` into `after`: null where a key goes."""
     patch: Section = {key: None for key in before if key not in after}
     for key, wanted in after.items():
-        has = before.get(key, MISSING)
+        has = before.get(key)
         if isinstance(wanted, dict) and isinstance(has, dict):
             if below := difference(has, wanted):
                 patch[key] = below
-        elif has is MISSING or not same(has, wanted):
+        elif key not in before or not same(has, wanted):
             patch[key] = wanted
     return patch
 
@@ -48,9 +48,11 @@ def same(one: object, other: object) -> bool:
     if isinstance(one, bool) != isinstance(other, bool):
         return False
     if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(same, one, other))
+        items, others = cast("list[object]", one), cast("list[object]", other)
+        return len(items) == len(others) and all(map(same, items, others))
     if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+        fields, theirs = cast("dict[str, object]", one), cast("dict[str, object]", other)
+        return fields.keys() == theirs.keys() and all(same(fields[key], theirs[key]) for key in fields)
     return one == other
 
 

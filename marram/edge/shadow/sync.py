@@ -338,4 +338,5 @@ def _refusal(body: JsonObject) -> MarramError:
             return Denied(text)
         case 429 | 500 | 503:
             return Unavailable(text)
-    return Invalid(text)
+        case _:
+            return Invalid(text)

@@ -44,7 +44,8 @@ async def create_local_deployment(core: Core, call: Call, request: model.Request
                 raise _BadRecipes(exc.message) from exc
             case "artifacts":
                 raise _BadArtifacts(exc.message) from exc
-        raise
+            case _:
+                raise
 
 
 @ipc("aws.greengrass#CancelLocalDeployment", faults={Conflict: "InvalidArgumentsError"})

@@ -1,6 +1,7 @@
 """Local publish and subscribe. Policy resources are literal but for `*`; filters understand `+` and `#`."""
 
 from collections.abc import Mapping
+from typing import cast
 
 from marram.core import codec
 from marram.core.codec import JsonObject
@@ -29,7 +30,7 @@ def publish_to_topic(core: Core, call: Call, request: model.Request) -> JsonObje
         message = Message(topic, inner, publisher=call.component)
     else:
         assert isinstance(inner, dict)
-        message = Message(topic, json=inner, publisher=call.component)
+        message = Message(topic, json=cast(JsonObject, inner), publisher=call.component)
     core.pubsub.publish(message)
     return {}
 
@@ -77,4 +78,4 @@ def check_filter(filter: str) -> None:
 
 def _mapping(value: object) -> Mapping[str, object]:
     assert isinstance(value, dict)
-    return value
+    return cast(dict[str, object], value)
