@@ -29,6 +29,7 @@ from marram.kit.log import logger
 log = logger(__name__)
 
 KEPT_MS: Final = 24 * 3600 * 1000
+KEPT_SHORT_MS: Final = 60 * 1000  # at twice the reserve and below
 COLLECTED_AT_ONCE: Final = 100
 SWEPT_AT_ONCE: Final = 16  # of the 256 folders
 CHUNK_BYTES: Final = 1 << 20
@@ -124,14 +125,19 @@ class Blobs:
         return found
 
     async def collect(self) -> int:
-        """Delete what has had no reference for 24 hours, at most 100 at a time; how many went. For a periodic task."""
+        """Delete what has had no reference for 24 hours, at most 100 at a time; how many went. For a periodic task.
+
+        When the disk nears its reserve a minute must do: somebody deleted these to make room.
+        """
         await self._find_strays()
+        is_short = disk.free_share(self.folder)[1] < 2 * self._reserve_share
+        kept_ms = KEPT_SHORT_MS if is_short else KEPT_MS
 
         def mark(tx: Tx) -> list[str]:
             tx.execute(
                 "UPDATE blob SET dying = 1 WHERE sha256 IN"
                 " (SELECT sha256 FROM blob WHERE refs = 0 AND since_ms <= ? ORDER BY since_ms LIMIT ?)",
-                tx.now_ms - KEPT_MS,
+                tx.now_ms - kept_ms,
                 COLLECTED_AT_ONCE,
             )
             rows = tx.all("SELECT sha256 FROM blob WHERE refs = 0 AND dying = 1 LIMIT ?", COLLECTED_AT_ONCE)

@@ -11,7 +11,7 @@ import os
 import pkgutil
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +41,7 @@ from marram.kit import config, disk, log, metrics, net, registry
 from marram.kit.blobs import Blobs
 from marram.kit.clock import SystemClock, SystemEntropy
 from marram.kit.db import Db, Migrations
-from marram.kit.seglog import Journal
+from marram.kit.seglog import RESERVE_SHARE, Journal
 from marram.kit.tasks import Supervisor, periodic
 from marram.serve import folder as folders
 from marram.serve import learning, settings
@@ -61,6 +61,10 @@ PRESIGN_RIGHTS: Final = (
     '[{"Effect": "Allow", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::marram-*"}]}'
 )
 STOP_S: Final = 4.0
+DISK_CHECK_S: Final = 1.0
+
+_disk_free: Final = metrics.gauge("marram_disk_free_bytes", "Free on the disk of the hub's folder")
+_disk_full: Final = metrics.gauge("marram_disk_full", "1 while the disk is at its reserve, and new data is refused")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,10 +131,29 @@ async def _watch_database(db: Db, stop: "asyncio.Future[int]") -> None:
     _finish(stop, 1)
 
 
+class _DiskWatch:
+    """Says when the disk reaches its reserve and when it has room again; the stores refuse and take data by themselves."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._is_full = False
+
+    async def look(self) -> None:
+        free, share = await asyncio.to_thread(disk.free_share, self._folder)
+        is_full = share < RESERVE_SHARE
+        _disk_free.set(free)
+        _disk_full.set(is_full)
+        if is_full and not self._is_full:
+            logger.error("hub.disk_full", folder=str(self._folder), free_bytes=free, reserve_share=RESERVE_SHARE)
+        elif self._is_full and not is_full:
+            logger.warning("hub.disk_has_room", folder=str(self._folder), free_bytes=free)
+        self._is_full = is_full
+
+
 @contextlib.asynccontextmanager
 async def _hub(
     options: Options, data: Path, wanted: HubSettings, of_series: SeriesSettings, stop: "asyncio.Future[int]"
-) -> AsyncIterator[HubJson]:
+) -> AsyncGenerator[HubJson]:
     clock, entropy, bus = SystemClock(), SystemEntropy(), Bus()
     async with contextlib.AsyncExitStack() as stack:
         db = stack.enter_context(
@@ -198,13 +221,16 @@ async def _hub(
         # What runs. The outbox goes before the doors: replies of the last life leave first.
         supervisor = await stack.enter_async_context(Supervisor())
         outbox = Outbox(db, broker.publish_outbox)
+        watch = _DiskWatch(data)
+        await watch.look()
         supervisor.start("database", lambda: _watch_database(db, stop))
+        supervisor.start("disk", lambda: periodic("disk.watch", DISK_CHECK_S, watch.look))
         supervisor.start("outbox", outbox.run)
         supervisor.start("broker", broker.run)
         supervisor.start("series", series.run)
         supervisor.start("rules", rules.run)
         supervisor.start("greengrass", greengrass.run)
-        supervisor.start("blobs", lambda: periodic("blobs.collect", 600.0, _collect(blobs)))
+        supervisor.start("blobs", lambda: periodic("blobs.collect", 30.0, _collect(blobs)))
         supervisor.start(
             "uploads", lambda: periodic("objects.expire", uploads.EVERY_S, lambda: uploads.expire(objects))
         )

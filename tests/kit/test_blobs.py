@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from marram.core.errors import Corrupt, Invalid, LimitExceeded, NotFound
-from marram.kit.blobs import KEPT_MS, Blobs
+from marram.kit.blobs import KEPT_MS, KEPT_SHORT_MS, Blobs
 from marram.kit.clock import FakeClock
 from marram.kit.db import Db
 from marram.kit.disk import DiskFull
@@ -147,3 +147,14 @@ async def test_a_rotten_blob_is_named_and_healed_by_an_upload(blobs: Blobs) -> N
         await blobs.check(digest)
     await blobs.put(b"fresh")
     await blobs.check(digest)
+
+
+async def test_near_the_reserve_a_minute_must_do(tmp_path: Path, db: Db, clock: FakeClock) -> None:
+    blobs = Blobs(tmp_path / "short", db, reserve_share=0.0)
+    digest = await blobs.put(b"made room for")
+    blobs._reserve_share = 1.0  # from now on the disk counts as nearly full
+    clock.advance(KEPT_SHORT_MS - 1)
+    assert await blobs.collect() == 0
+    clock.advance(2)
+    assert await blobs.collect() == 1
+    assert not blobs.path(digest.sha256).exists()
