@@ -5,6 +5,7 @@ The relay notes each opening with the monotonic time at which it came (relay-N.j
 a second with QoS 1 and notes what the core acknowledged (sensor-N.jsonl). Both find their core's port again when it restarts.
 """
 
+import contextlib
 import json
 import ssl
 import sys
@@ -26,7 +27,7 @@ def client(thing: dict[str, str], ca: str) -> mqtt.Client:
         CallbackAPIVersion.VERSION2, client_id=thing["thing"], protocol=mqtt.MQTTv311, clean_session=False
     )
     made.tls_set(ca, thing["certificate"], thing["key"], tls_version=ssl.PROTOCOL_TLS_CLIENT)
-    made.reconnect_delay_set(0.2, 1)
+    made.reconnect_delay_set(1, 1)
     made.max_queued_messages_set(0)
     return made
 
@@ -65,7 +66,7 @@ class Machine:
     def subscribe(self) -> None: ...
 
     def _message(self, _client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
-        self.take(message.topic, message.payload, time.monotonic_ns())
+        self.take(message.topic, bytes(message.payload), time.monotonic_ns())
 
     def take(self, topic: str, payload: bytes, now_ns: int) -> None: ...
 
@@ -165,13 +166,11 @@ def main() -> None:
             machine.start()
     print("devices ready", flush=True)
     for line in sys.stdin:  # `shadow relay-1`: ask the core for it
-        machine = machines[line.split()[1]]
-        assert isinstance(machine, Relay)
-        machine.ask_shadow()
+        asked = machines[line.split()[1]]
+        assert isinstance(asked, Relay)
+        asked.ask_shadow()
 
 
 if __name__ == "__main__":
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         main()
-    except KeyboardInterrupt:
-        pass

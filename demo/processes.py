@@ -53,7 +53,8 @@ class Child:
         )
         self._lines: list[str] = []
         self._news = threading.Condition()
-        threading.Thread(target=self._read, name=f"read-{name}", daemon=True).start()
+        self._reader = threading.Thread(target=self._read, name=f"read-{name}", daemon=True)
+        self._reader.start()
 
     @property
     def pid(self) -> int:
@@ -113,6 +114,7 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
         self._process.wait()
+        self._close()
 
     def terminate(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -128,6 +130,14 @@ class Child:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
             self._process.wait()
+        self._close()
+
+    def _close(self) -> None:
+        self._reader.join(1.0)  # what it left behind may hold the pipe open
+        for stream in (self._process.stdin, self._process.stdout if not self._reader.is_alive() else None):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
         self._errors.close()
 
 

@@ -19,7 +19,7 @@ def run(world: World) -> None:
     show = world.show
     _prepare_sets(world)
     show.wait("relays open", lambda: all(measure.openings(world, core) for core in world.cores), 30, every_s=0.3)
-    show.say(f"digit 7 read by meter-N opens relay-N, another machine, through the core's own broker")
+    show.say("digit 7 read by meter-N opens relay-N, another machine, through the core's own broker")
     begin_ms, begin_ns = learning.now_ms(), time.monotonic_ns()
     show.sleep("measuring", RUN_S)
     end_ns = time.monotonic_ns()

@@ -108,7 +108,7 @@ def _shadows(world: World) -> None:
             state.pop("delta", None)
             local = [note["state"] for note in world.notes(core.relay) if note["event"] == "shadow"]
             views[core.relay] = (state, local[-1] if local else None)
-        far, near = views["relay-1"]
+        far = views["relay-1"][0]
         obeyed = (far.get("reported") or {}).get("mode") == "eco"
         # The relays go on counting: the number may have moved between the two looks.
         return obeyed and all(_without_count(far) == _without_count(near) for far, near in views.values())

@@ -170,7 +170,7 @@ def _answer_key(world: World) -> dict[bytes, str]:
 
 
 def _pixels(png: bytes) -> bytes:
-    with av.open(io.BytesIO(png)) as container:
+    with av.open(io.BytesIO(png), "r") as container:
         picture = next(container.decode(video=0))
         grey: bytes = np.ascontiguousarray(picture.to_ndarray(format="gray")).tobytes()
         return grey
