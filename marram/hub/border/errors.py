@@ -117,7 +117,9 @@ _STS: Final[Mapping[Key, Candidates]] = {
 _SAGEMAKER: Final[Mapping[Key, Candidates]] = {
     (Invalid, ""): ("ValidationException",),
     (Denied, ""): ("AccessDeniedException",),
-    (NotFound, ""): ("ResourceNotFound", "ValidationException"),
+    (NotFound, ""): (
+        "ValidationException",
+    ),  # whatever the model declares: observed of DescribeTrainingJob (boto3 issue 2808)
     (AlreadyExists, ""): ("ResourceInUse", "ValidationException"),
     (VersionConflict, ""): ("ConflictException",),
     (Conflict, ""): ("ConflictException", "ResourceInUse", "ValidationException"),
