@@ -33,8 +33,8 @@ def page(
 class AsIs:
     """For behind the border, which seals every token itself: a slice's last key passes through."""
 
-    def token(self, _operation: str, last: JsonValue) -> JsonValue:
+    def token(self, operation: str, last: JsonValue) -> JsonValue:
         return last
 
-    def last(self, _operation: str, token: JsonValue) -> JsonValue:
+    def last(self, operation: str, token: JsonValue) -> JsonValue:
         return token

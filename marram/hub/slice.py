@@ -36,7 +36,7 @@ class Call:
     request_id: str
     source_ip: str
     now_ms: int
-    extra: Mapping[str, object] = field(default_factory=dict)
+    extra: Mapping[str, object] = field(default_factory=dict[str, object])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +167,7 @@ class RawRequest:
 class RawResponse:
     status: int = 200
     body: "bytes | Stream" = b""
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
     content_type: str = "application/json"
 
 

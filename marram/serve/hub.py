@@ -62,6 +62,7 @@ PRESIGN_RIGHTS: Final = (
 )
 STOP_S: Final = 4.0
 DISK_CHECK_S: Final = 1.0
+STARTING_BYTES: Final = 256 << 10
 
 _disk_free: Final = metrics.gauge("marram_disk_free_bytes", "Free on the disk of the hub's folder")
 _disk_full: Final = metrics.gauge("marram_disk_full", "1 while the disk is at its reserve, and new data is refused")
@@ -99,8 +100,15 @@ def run(options: Options) -> int:
     log.setup(level=wanted.log_level)
     with folders.Lock(data):
         disk.remove(data / folders.HUB_JSON)
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_main(options, data, wanted, of_series))
+        try:
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                return runner.run(_main(options, data, wanted, of_series))
+        except Unavailable as exc:
+            # SQLite that cannot make the index of its WAL on a full disk calls that an I/O error.
+            free, _ = disk.free_share(data)
+            if isinstance(exc, disk.DiskFull) or free > STARTING_BYTES:
+                raise
+            raise disk.DiskFull(f"disk full: {free} bytes are free on the disk of {data} ({exc.message})") from exc
 
 
 async def _main(options: Options, data: Path, wanted: HubSettings, of_series: SeriesSettings) -> int:

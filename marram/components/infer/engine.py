@@ -4,6 +4,9 @@ The bundle's signature was checked by the nucleus before anything was stopped; h
 and other processes lie between. Engine: ONNX Runtime, CPU. Spinning is off: it would steal the decoder's core.
 """
 
+# pyright: basic
+# ...because ONNX Runtime has no types: strict would report each of its names. mypy checks the rest strictly.
+
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -511,8 +511,9 @@ def _fill(default: Any, tree: Mapping[str, JsonValue], what: str) -> Any:
     """A settings dataclass with `tree` laid over it, each value of the default's type."""
     values: dict[str, object] = {}
     for name, value in tree.items():
-        wanted = type(getattr(default, name))
-        if wanted is int and isinstance(value, float) and value == int(value):
+        before: object = getattr(default, name)
+        wanted = type(before)
+        if wanted is int and isinstance(value, float) and value.is_integer():
             value = int(value)
         if wanted is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)

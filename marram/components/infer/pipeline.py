@@ -156,7 +156,7 @@ class Pipeline:
         cropped = time.monotonic_ns()
         answers = self._engine.predict(batch)
         inferred = time.monotonic_ns()
-        best = answers.argmax(axis=1).tolist()
+        best: list[int] = answers.argmax(axis=1).tolist()
         labels = self._engine.manifest.labels
         objects = [
             decide.Seen(labels[at], float(answers[region, at]), box, region)

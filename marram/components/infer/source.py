@@ -132,6 +132,7 @@ def _limited(source: Iterator[Frame], count: int) -> Iterator[Frame]:
 def _video(settings: Settings, pace: Pace, channels: int) -> Iterator[Frame]:
     try:
         import av
+        from av.error import FFmpegError
     except ImportError as exc:
         raise Unavailable("a pyav source needs the extra: pip install 'marram[video]'") from exc
     form = "gray" if channels == 1 else "rgb24"
@@ -153,7 +154,7 @@ def _video(settings: Settings, pace: Pace, channels: int) -> Iterator[Frame]:
                     if image.ndim == 2:
                         image = image[:, :, None]
                     yield Frame(number, float(picture.time or 0), due_ns, time.monotonic_ns() - began, image)
-        except (OSError, av.FFmpegError, IndexError) as exc:
+        except (OSError, FFmpegError, IndexError) as exc:
             raise Unavailable(f"source {settings.uri}: {exc}") from exc
         if not settings.loop:
             return

@@ -37,7 +37,7 @@ class Request:
 @dataclass(slots=True)
 class Response:
     status: int
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict[str, str])
     body: "bytes | Stream" = b""
 
 
@@ -123,6 +123,8 @@ def read_locations(
                 found = {k[len(prefix) :]: v for k, v in request.headers.items() if k.startswith(prefix)}
                 if found:
                     params[member] = found
+            case _:  # "statusCode" is of answers
+                pass
     if not takes_any:
         for key in request.query:
             # S3 lets clients add parameters of their own that begin with "x-"; they show in logs only.

@@ -458,7 +458,7 @@ def _pairs(text: str) -> list[tuple[str, str]]:
     items = text.split("&")
     if len(items) > 200:
         raise Invalid("the query has over 200 parameters")
-    out = []
+    out: list[tuple[str, str]] = []
     for item in items:
         if item:
             name, _, value = item.partition("=")
@@ -493,7 +493,8 @@ def _chunks(headers: Mapping[str, str], signed: tuple[sigv4.Claim, bytes, str]) 
 
 async def _read_whole(stream: AsyncIterator[bytes], payload: str) -> bytes:
     """The body of an S3 PUT that is no object: a small document."""
-    pieces, size = [], 0
+    pieces: list[bytes] = []
+    size = 0
     async for piece in stream:
         size += len(piece)
         if size > BODY_LIMIT:

@@ -106,7 +106,7 @@ class HttpConnection(asyncio.Protocol):
         self._certificate: bytes | None = None
         self._address = ""
         self._transport: Any = None  # asyncio's or kit.net's, which has the same methods
-        self._buffer = b""
+        self._buffer: bytes = b""
         self._head: http1.RequestHead | None = None
         self._body: http1.Body | None = None
         self._pieces: list[bytes] = []

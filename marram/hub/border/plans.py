@@ -132,7 +132,7 @@ class Plan:
         return None
 
     def _operation(self, name: str, data: Mapping[str, Any]) -> PlannedOperation:
-        uri = _GREEDY.get((self.service, data["uri"]), data["uri"])
+        uri: str = _GREEDY.get((self.service, data["uri"])) or data["uri"]
         path, _, text = uri.partition("?")
         literal = {key: value for key, _, value in (item.partition("=") for item in text.split("&") if item)}
         needs_query: set[str] = set()

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime, parsedate_to_datetime
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
@@ -105,7 +105,8 @@ class Shapes:
                     return decoded
 
                 return blob
-        raise RuntimeError(f"{self._plan.service}.{name}: type {shape['type']} is not known")
+            case other:
+                raise RuntimeError(f"{self._plan.service}.{name}: type {other} is not known")
 
     def _json_structure(self, shape: Shape) -> Reader:
         members: dict[str, tuple[str, Reader]] = {}
@@ -119,7 +120,7 @@ class Shapes:
             if type(value) is not dict:
                 raise wrong_type(value, path, "an object")
             out: dict[str, Any] = {}
-            for key, item in value.items():
+            for key, item in cast("dict[str, Any]", value).items():
                 found = members.get(key)
                 if found is None:
                     raise unknown_member(key, path, members)
@@ -142,7 +143,8 @@ class Shapes:
             if type(value) is not list:
                 raise wrong_type(value, path, "a list")
             check(value, path)
-            return [read(item, f"{path}.{at}.member") for at, item in enumerate(value, 1)]
+            items = cast("list[object]", value)
+            return [read(item, f"{path}.{at}.member") for at, item in enumerate(items, 1)]
 
         return sequence
 
@@ -153,8 +155,8 @@ class Shapes:
             if type(value) is not dict:
                 raise wrong_type(value, path, "an object")
             check(value, path)
-            out = {}
-            for key, item in value.items():
+            out: dict[str, Any] = {}
+            for key, item in cast("dict[str, Any]", value).items():
                 check_key(key, f"{path} (a key)")
                 if item is not None:
                     out[key] = read(item, f"{path}.{key}")
@@ -267,8 +269,9 @@ class Shapes:
                 return items
             case "map":
                 raise Invalid(f"{prefix}: maps are not supported in this form")
-        used.add(prefix)
-        return self.read_text(ref)(form[prefix], prefix)
+            case _:
+                used.add(prefix)
+                return self.read_text(ref)(form[prefix], prefix)
 
     def _query_structure(self, name: str, form: Mapping[str, str], prefix: str, used: set[str]) -> dict[str, Any]:
         shape = self._plan.shapes[name]
@@ -300,9 +303,10 @@ class Shapes:
                 return items
             case "map":
                 raise Invalid(f"{path}: maps are not supported in XML", kind="malformed_xml")
-        if len(element):
-            raise Invalid(f"{path} must hold text", kind="malformed_xml")
-        return self.read_text(ref)((element.text or "").strip("\n\r\t "), path)
+            case _:
+                if len(element):
+                    raise Invalid(f"{path} must hold text", kind="malformed_xml")
+                return self.read_text(ref)((element.text or "").strip("\n\r\t "), path)
 
     def _xml_structure(self, shape: Shape, element: ElementTree.Element, path: str) -> dict[str, Any]:
         by_tag = {ref.get("locationName", member): (member, ref) for member, ref in shape.get("members", {}).items()}
@@ -362,7 +366,8 @@ class Shapes:
                 return _out(int)
             case "boolean":
                 return _out(bool)
-        return _out(int, float)
+            case _:
+                return _out(int, float)
 
     def _json_structure_writer(self, shape: Shape) -> Writer:
         members: dict[str, tuple[str, Writer]] = {}
@@ -372,7 +377,7 @@ class Shapes:
                 members[member] = (ref.get("locationName", member), write)
 
         def structure(value: Any, path: str) -> Any:
-            out = {}
+            out: dict[str, Any] = {}
             for key, item in value.items():
                 if item is not None:
                     found = members.get(key)
@@ -432,7 +437,8 @@ class Shapes:
                 return write_timestamp(value, ref.get("timestampFormat") or shape.get("timestampFormat") or timestamps)
             case "blob":
                 return base64.b64encode(value).decode()
-        return str(value)
+            case _:
+                return str(value)
 
 
 def _out(*kinds: type) -> Writer:

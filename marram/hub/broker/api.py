@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from marram.core import arn
 from marram.core.errors import Denied, Invalid, LimitExceeded
@@ -81,9 +81,12 @@ def _properties(params: Params) -> dict[str, object]:
 def _user_properties(value: object) -> list[tuple[str, str]]:
     if not isinstance(value, list):
         raise Invalid("userProperties must be a list of objects")
-    out = []
-    for item in value:
-        if not isinstance(item, dict) or not all(isinstance(text, str) for text in item.values()):
+    out: list[tuple[str, str]] = []
+    for item in cast("list[object]", value):
+        if not isinstance(item, dict):
             raise Invalid("userProperties must be a list of objects with texts as values")
-        out += list(item.items())
+        for name, text in cast("dict[str, object]", item).items():
+            if not isinstance(text, str):
+                raise Invalid("userProperties must be a list of objects with texts as values")
+            out.append((name, text))
     return out

@@ -84,16 +84,21 @@ async def update(service: Jobs, message: TopicMessage) -> None:
     await _answered(service, message, work)
 
 
+def _code(error: MarramError) -> str:
+    return next(name for kind, name in CODES if isinstance(error, kind))
+
+
 async def _answered(service: Jobs, message: TopicMessage, work: Callable[[JsonObject], Awaitable[JsonObject]]) -> None:
     token: JsonValue = None
+    body: JsonObject
     try:
         request = codec.loads_object(message.payload or b"{}", what="request", max_bytes=MAX_BYTES)
         token = request.get("clientToken")
         body = await work(request)
         kind = "accepted"
     except (NotFound, VersionConflict, Conflict, LimitExceeded, Invalid) as error:
-        code = next(name for found, name in CODES if isinstance(error, found))
-        body, kind = {"code": code, "message": error.message}, "rejected"
+        body = {"code": _code(error), "message": error.message}
+        kind = "rejected"
     body["timestamp"] = message.time_ms // 1000
     if isinstance(token, str):
         body["clientToken"] = token

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import quote, unquote
 
 from marram.core.errors import Denied, Invalid, NotFound, Unsupported, VersionConflict
@@ -499,7 +499,8 @@ def _headers(params: Params) -> dict[str, object]:
         out.pop("ContentEncoding", None)
     metadata = out.get("Metadata")
     if isinstance(metadata, dict):
-        size = sum(len(key) + len(value.encode()) for key, value in metadata.items())
+        texts = cast("dict[str, str]", metadata)
+        size = sum(len(key) + len(value.encode()) for key, value in texts.items())
         if size > MAX_METADATA_BYTES:
             raise Invalid(f"Your metadata has {size} bytes, over the limit of {MAX_METADATA_BYTES}")
     return out

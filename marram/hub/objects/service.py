@@ -413,7 +413,7 @@ def _chosen(have: Mapping[int, Part], wanted: Sequence[tuple[int, str]]) -> list
     numbers = [number for number, _ in wanted]
     if any(later <= earlier for earlier, later in itertools.pairwise(numbers)):
         raise Invalid("The list of parts was not in ascending order.", kind="part_order")
-    chosen = []
+    chosen: list[Part] = []
     for number, etag in wanted:
         part = have.get(number)
         if part is None or part.etag != etag.strip('"'):

@@ -18,7 +18,9 @@ class Stored:
     digest: str
     size: int
     etag: str  # without quotes
-    headers: Mapping[str, object] = field(default_factory=dict)  # ContentType, Metadata, ..., by wire member name
+    headers: Mapping[str, object] = field(
+        default_factory=dict[str, object]
+    )  # ContentType, Metadata, ..., by wire member name
     modified_ms: int = 0
 
 

@@ -49,6 +49,10 @@ async def delete(service: Shadows, message: TopicMessage) -> None:
     await _answered(service, message, "delete", work)
 
 
+def _code(error: MarramError) -> int:
+    return next(code for kind, code in STATUS if isinstance(error, kind))
+
+
 async def _answered(
     service: Shadows, message: TopicMessage, verb: str, work: Callable[[str, str, str | None], Awaitable[None]]
 ) -> None:
@@ -59,7 +63,7 @@ async def _answered(
         await work(thing, name, token)
     except (NotFound, VersionConflict, LimitExceeded, Invalid) as error:
         body: JsonObject = {
-            "code": next(code for kind, code in STATUS if isinstance(error, kind)),
+            "code": _code(error),
             "message": error.message,
             "timestamp": message.time_ms // 1000,
         }

@@ -120,7 +120,12 @@ async def list_component_versions(service: Greengrass, call: Call, params: Param
     return result
 
 
-_STATUS = {"componentState": "DEPLOYABLE", "message": "NONE", "errors": {}, "vendorGuidance": "ACTIVE"}
+_STATUS: dict[str, object] = {
+    "componentState": "DEPLOYABLE",
+    "message": "NONE",
+    "errors": {},
+    "vendorGuidance": "ACTIVE",
+}
 
 
 async def _component(service: Greengrass, params: Params) -> Component:

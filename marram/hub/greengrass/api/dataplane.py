@@ -49,7 +49,7 @@ async def client_devices(service: Greengrass, request: RawRequest) -> RawRespons
 async def resolve_component_candidates(service: Greengrass, request: RawRequest) -> RawResponse:
     body = codec.loads_object(request.body, what="request", max_bytes=MAX_BODY)
     platform = body.get("platform")
-    attributes = platform.get("attributes") if isinstance(platform, dict) else {}
+    attributes: JsonValue = platform.get("attributes") if isinstance(platform, dict) else {}
     resolved: list[JsonValue] = []
     for candidate in _list(body, "componentCandidates"):
         if not isinstance(candidate, dict) or not isinstance(candidate.get("componentName"), str):

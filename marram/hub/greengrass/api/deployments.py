@@ -1,5 +1,7 @@
 """greengrassv2 operations on deployments, and our canary."""
 
+from typing import Any
+
 from marram.core import arn
 from marram.core.codec import JsonObject
 from marram.core.errors import Invalid
@@ -79,7 +81,7 @@ async def get_deployment(service: Greengrass, call: Call, params: Params) -> Res
 @operation("greengrassv2", "ListDeployments", resource=_any_deployment)
 async def list_deployments(service: Greengrass, call: Call, params: Params) -> Result:
     limit = int(params.get("maxResults") or 50)
-    last = params.get("nextToken")
+    last: list[Any] | None = params.get("nextToken")
     before = (int(last[0]), str(last[1])) if isinstance(last, list) else (1 << 62, "")
     found = await service.deployments.page(params.get("targetArn"), before=before, limit=limit + 1)
     only_latest = params.get("historyFilter", "LATEST_ONLY") == "LATEST_ONLY"

@@ -78,14 +78,16 @@ async def list_installed_components(service: Greengrass, call: Call, params: Par
 
 @operation("greengrassv2", "BatchAssociateClientDeviceWithCoreDevice", resource=_core_arn)
 async def batch_associate(service: Greengrass, call: Call, params: Params) -> Result:
-    things = [str(entry["thingName"]) for entry in params.get("entries") or []]
+    entries: list[Params] = params.get("entries") or []
+    things = [str(entry["thingName"]) for entry in entries]
     refused = await service.devices.associate(params["coreDeviceThingName"], things)
     return {"errorEntries": _errors(refused)}
 
 
 @operation("greengrassv2", "BatchDisassociateClientDeviceFromCoreDevice", resource=_core_arn)
 async def batch_disassociate(service: Greengrass, call: Call, params: Params) -> Result:
-    things = [str(entry["thingName"]) for entry in params.get("entries") or []]
+    entries: list[Params] = params.get("entries") or []
+    things = [str(entry["thingName"]) for entry in entries]
     refused = await service.devices.disassociate(params["coreDeviceThingName"], things)
     return {"errorEntries": _errors(refused)}
 
