@@ -37,6 +37,11 @@ _BY_STATUS: Final[Mapping[int, type[MarramError]]] = {
     400: Invalid, 401: Denied, 403: Denied, 404: NotFound, 406: Conflict, 409: Conflict, 410: LimitExceeded, 412: VersionConflict,
     413: LimitExceeded, 416: Invalid, 429: LimitExceeded, 501: Unsupported, 503: Unavailable,
 }  # fmt: skip
+# The JSON protocol of SageMaker says 400 to nearly everything.
+_BY_CODE: Final[Mapping[str, type[MarramError]]] = {
+    "AccessDeniedException": Denied, "UnrecognizedClientException": Denied, "SignatureDoesNotMatch": Denied,
+    "ResourceInUse": AlreadyExists, "ConflictException": Conflict, "ResourceLimitExceeded": LimitExceeded,
+}  # fmt: skip
 
 
 class Api:
@@ -201,7 +206,9 @@ def _error(status: int, code: str, data: bytes) -> MarramError:
         text = str(found.get("message") or found.get("Message") or text)
         code = code or str(found.get("__type", ""))
     cls = _BY_STATUS.get(status, Unavailable if status >= 500 else Invalid)
-    if status == 409 and "Exists" in code:
+    if status == 400:
+        cls = _BY_CODE.get(code.rpartition("#")[2], cls)
+    elif status == 409 and "Exists" in code:
         cls = AlreadyExists
     elif status == 409 and "Version" in code:
         cls = VersionConflict

@@ -190,6 +190,30 @@ async def test_a_job_that_was_running_begins_again_and_gives_up_after_three(stor
     assert ended["status"] == "Failed" and "3 times" in ended["failure"]
 
 
+async def test_a_job_reads_what_it_was_accepted_with(stores: Any) -> None:
+    """The rights were decided on that: neither a manifest nor a prefix may grow another sample until the job runs."""
+    uri = await stores.pictures("good", 40)
+    await stores.training.create(stores.job("manifest", uri))
+    await stores.objects.put("work", "secret/x.csv", b"secret")
+    line = {"source-ref": "s3://work/secret/x.csv", "label": 1}
+    await stores.objects.put("work", "good/manifest.jsonl", json.dumps(line).encode())
+    script = b"import os; print(open(os.environ['SM_MODEL_DIR'] + '/l', 'w').write(str(os.listdir(os.environ['SM_CHANNEL_TRAIN']))))"
+    await stores.objects.put("work", "code.tar.gz", tarred(script))
+    await stores.objects.put("work", "data/a.csv", b"1")
+    request = stores.job("prefix", "s3://work/data/")
+    request["AlgorithmSpecification"]["TrainingImage"] = "marram/python"
+    request["InputDataConfig"][0]["DataSource"]["S3DataSource"] = {"S3DataType": "S3Prefix", "S3Uri": "s3://work/data/"}
+    request["HyperParameters"] = {
+        "sagemaker_program": "train.py", "sagemaker_submit_directory": "s3://work/code.tar.gz",
+    }  # fmt: skip
+    await stores.training.create(request)
+    await stores.objects.put("work", "data/b.csv", b"2")
+    async with running(stores.training.run()), asyncio.timeout(20):
+        assert (await stores.training.finished("manifest"))["status"] == "Completed"
+        assert (await stores.training.finished("prefix"))["status"] == "Completed"
+    assert await stores.training.model("prefix") == {"l": b"['a.csv']"}
+
+
 async def test_stop_and_time_limit(stores: Any) -> None:
     uri = await stores.pictures("good", 40)
     await stores.training.create(stores.job("stopped", uri))
@@ -226,6 +250,10 @@ async def test_stop_and_time_limit(stores: Any) -> None:
             id="pipe",
         ),
         pytest.param({"OutputDataConfig": {"S3OutputPath": "/tmp"}}, Invalid, "s3://", id="output"),
+        pytest.param({"HyperParameters": {"epoch": "3"}}, Invalid, "'epoch'.*epochs", id="unknown hyper-parameter"),
+        pytest.param({"HyperParameters": {"epochs": "many"}}, Invalid, "not a number", id="no number"),
+        pytest.param({"HyperParameters": {"dropout": "nan"}}, Invalid, "dropout", id="not within"),
+        pytest.param({"HyperParameters": {"seed": "-1"}}, Invalid, "seed", id="seed"),
     ],
 )
 async def test_what_is_not_supported_is_refused_by_name(

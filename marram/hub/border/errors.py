@@ -6,7 +6,7 @@ first that the service's model knows, else the first. The status is the model's;
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 from marram.core.errors import (
     AlreadyExists,
@@ -197,7 +197,9 @@ def _choose(plan: Plan, candidates: Candidates, operation: PlannedOperation | No
         code = next((name for name in candidates if plan.error_status(name) is not None), candidates[0])
     status = plan.error_status(code)
     if plan.protocol == "json":
-        return Fault(code, status if status is not None and "httpStatusCode" in plan.shapes[code]["error"] else 400)
+        stated = status is not None and "httpStatusCode" in plan.shapes[code]["error"]
+        assumed = _STATUS.get(code, 400)  # this protocol says 400 to all faults of the caller
+        return Fault(code, cast(int, status) if stated else assumed if assumed >= 500 else 400)
     # The shapes of S3's errors mostly state no status.
     if status is None or plan.service == "s3":
         return Fault(code, _STATUS.get(code, 400))
