@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import urllib.request
 from pathlib import Path
 
 from marram.cli.main import DONE, FAILED, HubNotReachable, command, print_json
@@ -74,6 +75,7 @@ def _status(given: argparse.Namespace) -> int:
     else:
         try:
             client.Api.from_data(given.data).call("iot", "DescribeEndpoint", {"endpointType": "iot:Data-ATS"})
+            problem = _disk_problem(hub.endpoints["api"], given.data)
         except MarramError as error:
             problem = error.message
     if given.json:
@@ -88,6 +90,21 @@ def _status(given: argparse.Namespace) -> int:
     else:
         print(f"healthy: pid {hub.pid}, api {hub.endpoints['api']}, mqtt {hub.endpoints['mqtt']}")
     return FAILED if problem else DONE
+
+
+def _disk_problem(api: str, data: Path) -> str:
+    """What its own gauges say. They are on loopback whatever the hub is bound to."""
+    url = f"http://127.0.0.1:{api.rpartition(':')[2]}/metrics"
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+    except OSError as exc:
+        raise HubNotReachable(f"{url}: {exc}") from exc
+    values = dict(line.rsplit(" ", 1) for line in lines if line.startswith("marram_disk_"))
+    if float(values.get("marram_disk_full", 0)) == 0:
+        return ""
+    free = int(float(values.get("marram_disk_free_bytes", 0)))
+    return f"the disk of {data} is at its reserve ({free} bytes are free): new data is refused until there is room"
 
 
 def _env(given: argparse.Namespace) -> int:

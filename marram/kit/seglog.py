@@ -129,7 +129,7 @@ class Journal:
         self._wake = threading.Event()
         self._void: list[tuple[int, int]] = []
         self._untold_void: list[tuple[int, int]] = []
-        self._void_error: MarramError = Unavailable("the journal failed")
+        self.void_error: MarramError = Unavailable("the journal failed")
         self._trim_before = 0
         self._refusal: MarramError | None = None
         self._refused_until_ns = 0
@@ -429,7 +429,7 @@ class Journal:
         return any(first <= offset < end for first, end in self._void)
 
     def _void_failure(self, offset: int) -> MarramError:
-        return type(self._void_error)(f"offset {offset} was not written: {self._void_error.message}")
+        return type(self.void_error)(f"offset {offset} was not written: {self.void_error.message}")
 
     # the thread
 
@@ -597,7 +597,7 @@ class Journal:
             self._waiting = 0
             self._void.append(void)
             self._untold_void.append(void)
-            self._void_error = error
+            self.void_error = error
             self.synced = self.end  # nothing below is still to come
             self.unsynced_bytes = 0
             self._refusal = error

@@ -20,6 +20,7 @@ from marram.core.errors import (
     MarramError,
     NotFound,
     Unauthenticated,
+    Unavailable,
     Unsupported,
     VersionConflict,
 )
@@ -411,7 +412,11 @@ class Api:
             fault = errors.fault(plan, error, context.operation)
         text = errors.message(error)
         name = context.operation.name if context.operation is not None else "-"
-        if fault.status >= 500 and fault.status != 501:
+        if isinstance(error, Unavailable):  # a full disk, an overload: no fault of the code, and there may be thousands
+            log.warning(
+                "api.unavailable", request_id=request_id, service=plan.service, operation=name, reason=error.message
+            )
+        elif fault.status >= 500 and fault.status != 501:
             log.error("api.failed", exc_info=error, request_id=request_id, service=plan.service, operation=name)
         elif isinstance(error, Denied):
             log.info(

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from marram.core.errors import LimitExceeded, Unavailable
+from marram.core.errors import LimitExceeded, MarramError, Unavailable
 from marram.core.segment import RECORD_BYTES, Record
 from marram.hub.broker.session import Ack, Entry, Session
 from marram.kit import metrics
@@ -26,7 +26,9 @@ _refused: Final = metrics.counter("marram_mqtt_append_refused_total", "Records t
 
 
 class Commits:
-    def __init__(self, journal: Journal, settle: Callable[[Ack, str], None], queued: Callable[[Session], None]) -> None:
+    def __init__(
+        self, journal: Journal, settle: Callable[[Ack, MarramError | None], None], queued: Callable[[Session], None]
+    ) -> None:
         self.highest: dict[str, int] = {}  # by source
         self.changed_sources: set[str] = set()  # since the last checkpoint
         self._journal = journal
@@ -37,6 +39,7 @@ class Commits:
         self._late: list[tuple[int, Ack]] = []  # joined an offset that others wait for already
         self._positions: deque[tuple[int, str, int]] = deque()  # (offset, source, highest before), unsynced
         self._latest: dict[str, Entry] = {}  # the entry of a source's highest position, until it is synced
+        self._refused = 0  # records, since the journal took the last one
         journal.on_synced(self._synced)
         journal.on_void(self._void)
 
@@ -102,10 +105,15 @@ class Commits:
             offset = self._journal.append([record for record, _ in part])
         except (Unavailable, LimitExceeded) as exc:
             _refused.inc(len(part))
-            log.warning("broker.append_refused", records=len(part), reason=exc.message)
+            if not self._refused:  # once: a thousand lines a second would fill the disk that is full
+                log.warning("broker.append_refused", records=len(part), reason=exc.message)
+            self._refused += len(part)
             for _, entry in part:
-                self._failed(entry, exc.message)
+                self._failed(entry, exc)
             return
+        if self._refused:
+            log.warning("broker.append_again", refused=self._refused)
+            self._refused = 0
         _appended.inc(len(part))
         for _, entry in part:
             entry.offset = offset
@@ -126,7 +134,7 @@ class Commits:
                 self._positions.append((offset, entry.source, entry.previous))
             offset += 1
 
-    def _failed(self, entry: Entry, why: str) -> None:
+    def _failed(self, entry: Entry, why: MarramError) -> None:
         for session in entry.sessions or ():
             session.joining -= 1
         entry.sessions = None
@@ -155,12 +163,12 @@ class Commits:
                 del self._latest[source]
         waiters = self._waiters
         while waiters and waiters[0][0] < synced:
-            self._settle(waiters.popleft()[1], "")
+            self._settle(waiters.popleft()[1], None)
         if self._late:
             late, self._late = self._late, []
             for offset, ack in late:
                 if offset < synced:
-                    self._settle(ack, "")
+                    self._settle(ack, None)
                 else:
                     self._late.append((offset, ack))
 
@@ -172,5 +180,6 @@ class Commits:
         lost = [ack for offset, ack in (*self._waiters, *self._late) if first <= offset < end]
         self._waiters = deque(item for item in self._waiters if not first <= item[0] < end)
         self._late = [item for item in self._late if not first <= item[0] < end]
+        why = self._journal.void_error
         for ack in lost:
-            self._settle(ack, "the journal failed")
+            self._settle(ack, why)

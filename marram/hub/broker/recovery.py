@@ -90,9 +90,8 @@ class Replay:
             self.origins[origin[0]] = max(self.origins.get(origin[0], -1), origin[1])
         for client_id in _list(meta.get("s")):
             session = self.sessions.get(str(client_id))
-            if session is None or offset < self._complete.get(session.client_id, 0) or len(session.queue) >= MAX_QUEUE:
-                continue
-            session.queue.append(offset)
+            if session is not None and offset >= self._complete.get(session.client_id, 0):
+                session.queue.append(offset)
 
     def change(self, offset: int, meta: JsonObject) -> None:
         for change in _list(meta.get("o")):
@@ -102,13 +101,13 @@ class Replay:
                 self._apply(str(change[0]), change[1], change[2:])
 
     def finish(self) -> None:
-        """Take out what was acknowledged."""
-        for client_id, acked in self._acked.items():
-            session = self.sessions.get(client_id)
-            if session is not None:
+        """Take out what was acknowledged, and only then what is over the limit: else it were the newest that is lost."""
+        for client_id, session in self.sessions.items():
+            acked = self._acked.get(client_id, set())
+            if acked or len(session.queue) > MAX_QUEUE:
                 left = [offset for offset in session.queue if offset not in acked]
                 session.queue.clear()
-                session.queue.extend(left)
+                session.queue.extend(left[:MAX_QUEUE])
 
     def _apply(self, kind: str, client_id: str, rest: list[JsonValue]) -> None:
         session = self.sessions.get(client_id)

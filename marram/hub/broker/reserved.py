@@ -37,7 +37,7 @@ class _Job:
 class Reserved:
     """`settle(ack, failed)` is called when a handler is done."""
 
-    def __init__(self, clock: Clock, settle: Callable[[Ack, str], None]) -> None:
+    def __init__(self, clock: Clock, settle: Callable[[Ack, MarramError | None], None]) -> None:
         self._clock, self._settle = clock, settle
         self._handlers: Templates[Handler] = Templates({})
         self._lanes: list[asyncio.Queue[_Job]] = []
@@ -89,7 +89,7 @@ class Reserved:
         except asyncio.QueueFull:
             _full.inc()
             if ack is not None:
-                self._settle(ack, "too much waits on the reserved topic")
+                self._settle(ack, Unavailable("too much waits on the reserved topic"))
 
     def _message(
         self, topic: str, params: Mapping[str, str], payload: bytes, subject: Subject, client_id: str
@@ -106,16 +106,16 @@ class Reserved:
     async def _work(self, lane: "asyncio.Queue[_Job]") -> None:
         while True:
             job = await lane.get()
-            failed = ""
+            failed: MarramError | None = None
             try:
                 await job.handler(job.message)
             except Unavailable as exc:
-                failed = exc.message
+                failed = exc
             except MarramError as exc:
                 log.info("broker.handler_refused", topic=job.message.topic, reason=exc.message)
             except Exception as exc:  # a border: one message must not stop the lane
                 log.error("broker.handler_failed", exc_info=exc, topic=job.message.topic)
-                failed = "internal error"
+                failed = Unavailable("internal error")
             if job.ack is not None:
                 self._settle(job.ack, failed)
 

@@ -16,12 +16,12 @@ class RetainedMessages:
     def __init__(self, db: Db) -> None:
         self._db = db
         self._waiting: dict[str, Retained | None] = {}  # None: to be deleted
-        self._tell: list[Callable[[str], None]] = []
+        self._tell: list[Callable[[MarramError | None], None]] = []
         self._writing: dict[str, Retained | None] = {}
         self._wake = asyncio.Event()
 
-    def put(self, topic: str, item: Retained | None, done: Callable[[str], None]) -> None:
-        """Keep `item`, or none. `done` is called with "" after the commit, or with what went wrong."""
+    def put(self, topic: str, item: Retained | None, done: Callable[[MarramError | None], None]) -> None:
+        """Keep `item`, or none. `done` is called with None after the commit, or with what went wrong."""
         self._waiting[topic] = item
         self._tell.append(done)
         self._wake.set()
@@ -43,11 +43,11 @@ class RetainedMessages:
             self._wake.clear()
             items, tell = self._waiting, self._tell
             self._waiting, self._tell, self._writing = {}, [], items
-            failed = ""
+            failed: MarramError | None = None
             try:
                 await self._db.write(lambda tx, items=items: _save(tx, items))  # type: ignore[misc]  # mypy: lambda default
             except MarramError as exc:
-                failed = exc.message
+                failed = exc
             finally:
                 self._writing = {}
             for done in tell:

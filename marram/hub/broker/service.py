@@ -87,10 +87,10 @@ class _Settled:
 
     __slots__ = ("future",)
 
-    def __init__(self, future: "asyncio.Future[str]") -> None:
+    def __init__(self, future: "asyncio.Future[MarramError | None]") -> None:
         self.future = future
 
-    def settle(self, failed: str) -> None:
+    def settle(self, failed: MarramError | None) -> None:
         if not self.future.done():
             self.future.set_result(failed)
 
@@ -103,11 +103,11 @@ class _Later:
     def __init__(self, broker: "Broker", link: Link, frame: bytes) -> None:
         self.broker, self.link, self.frame = broker, link, frame
 
-    def settle(self, failed: str) -> None:
+    def settle(self, failed: MarramError | None) -> None:
         if self.link.is_closed:
             return
-        if failed:
-            self.link.owner.end(packets.QUOTA_EXCEEDED, failed, presence.SERVER_ERROR)
+        if failed is not None:
+            self.link.owner.end(packets.QUOTA_EXCEEDED, failed.message, presence.SERVER_ERROR)
         else:
             self.link.send(self.frame)
             self.broker.touch()
@@ -262,7 +262,7 @@ class Broker:
             and not self._commits.accept("outbox", origin.position, entry)
         ):
             return  # appended in the last life
-        future: asyncio.Future[str] = self._loop.create_future()
+        future: asyncio.Future[MarramError | None] = self._loop.create_future()
         ack = Ack(None, 0, 1)
         ack.done = _Settled(future)
         client_id = subject.client_id if subject is not None and subject.client_id is not None else ""
@@ -277,11 +277,12 @@ class Broker:
         self._spread(message, match, entry, ack, codec.dumps(head)[:-1], extra, given, None)
         if retain:
             self._retain(message, ack)
-        self._settled(ack, "")  # the one that was counted for ourselves
+        self._settled(ack, None)  # the one that was counted for ourselves
         self._flush()
         failed = await future
-        if failed:
-            raise Unavailable(f"the message was not stored: {failed}")
+        if failed is not None:
+            kind = type(failed) if isinstance(failed, Unavailable) else Unavailable
+            raise kind(f"the message was not stored: {failed.message}")
         if match.is_reserved:
             await self._reserved.handle(topic, payload, subject or self._identity.internal, client_id)
 
@@ -570,7 +571,7 @@ class Broker:
         if match.is_reserved:
             self._reserved.hand_over(link, match.topic, message.payload, ack)
         if ack is not None:
-            self._settled(ack, "")
+            self._settled(ack, None)
         self.touch()
 
     def append(self, link: Link, match: Match, topic: bytes, payload: bytes, packet_id: int, entry: Entry) -> None:
@@ -765,15 +766,15 @@ class Broker:
                     ack.left += 1
                     if not self._commits.join(source, ack):
                         ack.left -= 1
-                    self._settled(ack, "")
+                    self._settled(ack, None)
                 return False
         return True
 
     # acknowledgements
 
-    def _settled(self, ack: Ack, failed: str) -> None:
+    def _settled(self, ack: Ack, failed: MarramError | None) -> None:
         """One of the things that `ack` waits for has come about."""
-        if failed and not ack.failed:
+        if failed is not None and ack.failed is None:
             ack.failed = failed
         ack.left -= 1
         if ack.left:
@@ -788,14 +789,14 @@ class Broker:
             self._resume()
         if link.is_closed:
             return
-        if not ack.failed:
+        if ack.failed is None:
             link.acknowledge(ack.packet_id)
             self.touch()
         elif link.version == packets.V5:
-            link.acknowledge(ack.packet_id, packets.QUOTA_EXCEEDED, ack.failed)
+            link.acknowledge(ack.packet_id, packets.QUOTA_EXCEEDED, ack.failed.message)
             self.touch()
         else:
-            link.owner.end(packets.QUOTA_EXCEEDED, ack.failed, presence.SERVER_ERROR)
+            link.owner.end(packets.QUOTA_EXCEEDED, ack.failed.message, presence.SERVER_ERROR)
 
     def _refuse(self, link: Link, packet_id: int, reason: int, why: str, event: str) -> None:
         """MQTT 5 with QoS 1: a PUBACK that says so. Else the connection ends, as AWS has it."""
@@ -1198,7 +1199,7 @@ def _inner(text: str) -> str:
     return text if share is None else share[1]
 
 
-def _nobody(_failed: str) -> None:
+def _nobody(_failed: MarramError | None) -> None:
     """Nobody waits for it."""
 
 

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Final, Protocol
 
+from marram.core.errors import MarramError
 from marram.core.mqtt import packets, v5
 from marram.core.mqtt.connection import HAS_PROPERTIES
 from marram.core.mqtt.packets import V5, Packet, Puback, Will
@@ -158,12 +159,12 @@ class Ack:
         self.link = link
         self.packet_id = packet_id
         self.left = left
-        self.failed = ""
+        self.failed: MarramError | None = None
         self.done: Waiter | None = None
 
 
 class Waiter(Protocol):
-    def settle(self, failed: str) -> None: ...
+    def settle(self, failed: MarramError | None) -> None: ...
 
 
 class Link:
