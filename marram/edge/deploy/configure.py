@@ -21,6 +21,8 @@ async def run(work: Work) -> None:
     for name in work.made().order:
         component = _component(work, work.made().recipes[name], active.get(name))
         prepared.append(work.tools.supervisor.prepare(component, work.trees))
+        if any(not step.privileged for step in prepared[-1].lifecycle.steps.values()):
+            work.tools.supervisor.user(prepared[-1])  # one that it cannot become is refused before anything stops
     work.prepared = []
     for each in prepared:
         component = await work.tools.supervisor.install(each)

@@ -1,10 +1,11 @@
 """A deployment document: what CreateDeployment puts into a job, and the local form of ours. Parsed once, strictly.
 
 Sources: schemaDate 2021-05-17, observed with nucleus lite (reference greengrass 1.3). Unknown members of a hub's document are
-kept and ignored (AWS adds some); `requiredCapabilities` that we do not have are refused, which is what they are for.
+kept and ignored (AWS adds some); `requiredCapabilities` that we do not have are refused, which is what they are for. What is
+known and not obeyed here is named in `not_supported`: our hub refuses it, another's deployment says so in its detail.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -13,7 +14,10 @@ from marram.core.codec import JsonObject, JsonValue
 from marram.core.errors import Invalid, Unsupported
 
 LOCAL: Final = "LOCAL_DEPLOYMENT"
-CAPABILITIES: Final = frozenset({"LARGE_CONFIGURATION", "LINUX_RESOURCE_LIMITS", "SUB_DEPLOYMENTS"})
+CAPABILITIES: Final = frozenset({"LINUX_RESOURCE_LIMITS"})  # of memory; cpus is in `not_supported`
+NOTIFY: Final = "NOTIFY_COMPONENTS"
+NOTIFY_S: Final = 60  # AWS's defaults of the two waits
+VALIDATION_S: Final = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +44,7 @@ class Document:
     artifacts: str = ""
     rollback: bool = True
     created_ms: int = 0
+    not_supported: tuple[str, ...] = ()
 
     @property
     def local(self) -> bool:
@@ -74,7 +79,34 @@ def parse(value: JsonValue) -> Document:
         artifacts=_text(value, "x-marram-artifacts", "") if target == LOCAL else "",
         rollback=policy == "ROLLBACK",
         created_ms=created if isinstance(created, int) and not isinstance(created, bool) else 0,
+        not_supported=tuple(_not_supported(value)),
     )
+
+
+def _not_supported(value: JsonObject) -> Iterator[str]:
+    for name in ("parentTargetArn", "onBehalfOf"):
+        if value.get(name):
+            yield name
+    update = _object(value.get("componentUpdatePolicy"))
+    # That nobody is notified is AWS's default not obeyed, in every deployment: docs/known-differences.md says it once.
+    if update.get("action", NOTIFY) == NOTIFY and update.get("timeout", NOTIFY_S) != NOTIFY_S:
+        yield "componentUpdatePolicy.timeout"
+    if _object(value.get("configurationValidationPolicy")).get("timeout", VALIDATION_S) != VALIDATION_S:
+        yield "configurationValidationPolicy.timeout"
+    for name, entry in _object(value.get("components")).items():
+        run_with = _object(_object(entry).get("runWith"))
+        if run_with.get("windowsUser"):
+            yield f"components.{name}.runWith.windowsUser"
+        limits = _object(run_with.get("systemResourceLimits"))
+        yield from (
+            f"components.{name}.runWith.systemResourceLimits.{key}"
+            for key, limit in limits.items()
+            if key != "memory" and limit is not None
+        )
+
+
+def _object(value: JsonValue) -> JsonObject:
+    return value if isinstance(value, dict) else {}
 
 
 def local(
@@ -154,6 +186,9 @@ def _wish(name: str, entry: JsonValue) -> Wish:
     run_with = entry.get("runWith")
     if run_with is not None and not isinstance(run_with, dict):
         raise Invalid(f"{place}.runWith: must be an object")
+    memory = _object(_object(run_with).get("systemResourceLimits")).get("memory")
+    if memory is not None and (isinstance(memory, bool) or not isinstance(memory, int | float) or memory < 0):
+        raise Invalid(f"{place}.runWith.systemResourceLimits.memory: kilobytes, a number")
     return Wish(requirement=requirement, merge=merge, reset=tuple(reset), run_with=run_with)
 
 

@@ -55,6 +55,8 @@ async def run(row: Deployment, tools: Tools, cancelled: asyncio.Event) -> None:
     """Ends with a terminal status in state.db, whatever happens. Cancelling the task leaves it to the next start."""
     try:
         work = Work(row=row, document=document.parse(row.document), tools=tools, detail=dict(row.detail))
+        if work.document.not_supported:
+            work.detail["notSupported"] = list(work.document.not_supported)
     except MarramError as exc:
         refusal = _failure(exc, NO_STATE_CHANGE)
         await tools.db.write(lambda tx: store.end(tx, row.id, record.REJECTED, refusal))

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
 from marram.core.codec import JsonObject
-from marram.core.errors import Conflict, MarramError
+from marram.core.errors import Conflict, MarramError, Unsupported
 from marram.edge.deploy import document, engine, record, report, store
 from marram.edge.deploy.document import LOCAL
 from marram.edge.deploy.ports import Reporter
@@ -42,6 +42,8 @@ class Deployments:
         Of the same target, what waits is cancelled, and what is in progress too: the newest is what is wanted.
         """
         parsed = document.parse(value)
+        if parsed.local and parsed.not_supported:
+            raise Unsupported(f"not supported here: {', '.join(parsed.not_supported)}")
 
         def work(tx: Tx) -> list[str]:
             overtaken: list[str] = []

@@ -11,7 +11,7 @@ from typing import Final, cast
 
 from marram.core import arn, codec, semver
 from marram.core.codec import JsonObject, JsonValue
-from marram.core.errors import Conflict, Invalid, NotFound
+from marram.core.errors import Conflict, Invalid, NotFound, Unsupported
 from marram.core.jobs import Status
 from marram.hub.greengrass import store
 from marram.hub.greengrass.store import Canary, Deployment
@@ -23,6 +23,9 @@ from marram.kit.log import logger
 log = logger(__name__)
 
 NAMESPACE: Final = "namespace-aws-gg-deployment"
+NOTIFY: Final = "NOTIFY_COMPONENTS"
+NOTIFY_S: Final = 60  # AWS's defaults of the two waits
+VALIDATION_S: Final = 30
 UNHEALTHY: Final = frozenset({"ERRORED", "BROKEN"})
 
 
@@ -46,9 +49,11 @@ class Deployments:
     ) -> tuple[Deployment, Canary | None]:
         """`request` is CreateDeployment's, wire names. Replaces what is in force for its target (a canary only when promoted).
 
-        Raises NotFound when the target or a component version is unknown, Invalid, Conflict while a canary bakes.
+        Raises NotFound when the target or a component version is unknown, Invalid, Unsupported (by name), Conflict while a
+        canary bakes.
         """
         target = self._target(str(request["targetArn"]))
+        _refuse_unsupported(request)
         components = _components(request)
 
         def work(tx: Tx) -> tuple[Deployment, Canary | None]:
@@ -339,12 +344,40 @@ def _components(request: JsonObject) -> dict[str, JsonObject]:
                 codec.loads_object(str(update["merge"]), what="merge")
             except Invalid as exc:
                 raise Invalid(f"components.{name}.configurationUpdate.merge: {exc.message}") from exc
-    for unsupported in ("iotJobConfiguration", "parentTargetArn"):
-        if request.get(unsupported):
-            raise Invalid(
-                f"{unsupported} is not supported yet: leave it out (a canary is greengrass/CreateCanaryDeployment)"
-            )
     return out
+
+
+def _refuse_unsupported(request: JsonObject) -> None:
+    """What our cores would not obey is refused by its name when it asks for something else than AWS's default."""
+    for name in ("iotJobConfiguration", "parentTargetArn", "tags"):
+        if request.get(name):
+            hint = " (a canary is greengrass/CreateCanaryDeployment)" if name == "iotJobConfiguration" else ""
+            raise Unsupported(f"{name} is not supported here: leave it out{hint}")
+    policies = _object(request.get("deploymentPolicies"))
+    update = _object(policies.get("componentUpdatePolicy"))
+    waits = update.get("action", NOTIFY) == NOTIFY and update.get("timeoutInSeconds", NOTIFY_S) != NOTIFY_S
+    if waits:
+        raise Unsupported(
+            "deploymentPolicies.componentUpdatePolicy.timeoutInSeconds is not supported here: a core does not wait for its"
+            " components before it updates them"
+        )
+    if _object(policies.get("configurationValidationPolicy")).get("timeoutInSeconds", VALIDATION_S) != VALIDATION_S:
+        raise Unsupported(
+            "deploymentPolicies.configurationValidationPolicy.timeoutInSeconds is not supported here: a core does not ask its"
+            " components before it changes their configuration"
+        )
+    for name, entry in _object(request.get("components")).items():
+        run_with = _object(_object(entry).get("runWith"))
+        if run_with.get("windowsUser"):
+            raise Unsupported(f"components.{name}.runWith.windowsUser is not supported: cores run on Linux")
+        if _object(run_with.get("systemResourceLimits")).get("cpus") is not None:
+            raise Unsupported(
+                f"components.{name}.runWith.systemResourceLimits.cpus is not supported here: leave it out; memory is"
+            )
+
+
+def _object(value: JsonValue) -> JsonObject:
+    return value if isinstance(value, dict) else {}
 
 
 def _entry(entry: JsonObject) -> JsonObject:
@@ -366,12 +399,12 @@ def _entry(entry: JsonObject) -> JsonObject:
 def _update_policy(policies: JsonObject) -> JsonObject:
     given = policies.get("componentUpdatePolicy")
     given = given if isinstance(given, dict) else {}
-    return {"timeout": given.get("timeoutInSeconds", 60), "action": given.get("action", "NOTIFY_COMPONENTS")}
+    return {"timeout": given.get("timeoutInSeconds", NOTIFY_S), "action": given.get("action", NOTIFY)}
 
 
 def _validation_policy(policies: JsonObject) -> JsonObject:
     given = policies.get("configurationValidationPolicy")
-    return {"timeout": given.get("timeoutInSeconds", 30) if isinstance(given, dict) else 30}
+    return {"timeout": given.get("timeoutInSeconds", VALIDATION_S) if isinstance(given, dict) else VALIDATION_S}
 
 
 def _canaries(things: Iterable[str], wanted: int | list[str]) -> tuple[str, ...]:

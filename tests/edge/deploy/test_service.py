@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import zipfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
@@ -248,6 +249,12 @@ async def test_the_newest_of_a_target_wins(tmp_path: Path, hub: Hub) -> None:
     ("change", "error"),
     [
         pytest.param({"requiredCapabilities": ["TELEPORT"]}, Unsupported, id="capability"),
+        pytest.param({"requiredCapabilities": ["LARGE_CONFIGURATION"]}, Unsupported, id="capability of AWS"),
+        pytest.param(
+            {"components": {"a": {"version": "1.0.0", "runWith": {"systemResourceLimits": {"memory": "1 GB"}}}}},
+            Invalid,
+            id="memory",
+        ),
         pytest.param({"configurationArn": "arn:aws:greengrass:x:y:configuration:planet/p:1"}, Invalid, id="target"),
         pytest.param({"failureHandlingPolicy": "PANIC"}, Invalid, id="policy"),
         pytest.param({"components": {"a": {"version": "new"}}}, Invalid, id="version"),
@@ -266,6 +273,54 @@ async def test_a_bad_document_is_refused_at_once(tmp_path: Path, hub: Hub, chang
         with pytest.raises(error):
             await deployments.submit({**document(1, "thinggroup/g", {}), **change}, "job:j")
         assert list(deployments.list()) == []
+
+
+async def test_what_is_known_and_not_obeyed_is_in_the_detail(tmp_path: Path, hub: Hub) -> None:
+    hub.has("a", "1.0.0")
+    asked = document(1, "thinggroup/g", {"a": "1.0.0"})
+    limits = {"memory": 4_000_000, "cpus": 0.5}
+    asked["components"]["a"]["runWith"] = {"systemResourceLimits": limits, "windowsUser": "w"}
+    asked |= {
+        "onBehalfOf": "arn:x",
+        "componentUpdatePolicy": {"timeout": 90, "action": "NOTIFY_COMPONENTS"},
+        "configurationValidationPolicy": {"timeout": 31},
+    }
+    usual = {
+        "requiredCapabilities": ["LINUX_RESOURCE_LIMITS"],
+        "componentUpdatePolicy": {"timeout": 60, "action": "NOTIFY_COMPONENTS"},
+        "configurationValidationPolicy": {"timeout": 30},
+    }
+    async with running(tmp_path, hub) as deployments:
+        row = await send(deployments, asked)
+        assert row.status == "SUCCEEDED" and row.detail["notSupported"] == [
+            "onBehalfOf", "componentUpdatePolicy.timeout", "configurationValidationPolicy.timeout",
+            "components.a.runWith.windowsUser", "components.a.runWith.systemResourceLimits.cpus",
+        ]  # fmt: skip
+        row = await send(deployments, {**document(2, "thinggroup/g", {"a": "1.0.0"}), **usual})
+        assert row.status == "SUCCEEDED" and "notSupported" not in row.detail
+        with pytest.raises(Unsupported, match=r"runWith\.systemResourceLimits\.cpus"):
+            await deployments.submit_local(add={"a": "1.0.0"}, run_with={"a": {"systemResourceLimits": {"cpus": 1}}})
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may become anybody")
+async def test_a_user_that_the_core_cannot_become_is_refused_before_anything_stops(tmp_path: Path, hub: Hub) -> None:
+    hub.has("a", "1.0.0", Manifests=[{"Platform": {"os": "linux"}, "Lifecycle": {"run": "sleep 60"}}])
+    asked = document(1, "thinggroup/g", {"a": "1.0.0"})
+    asked["components"]["a"]["runWith"] = {"posixUser": "root"}
+    async with running(tmp_path, hub) as deployments:
+        row = await send(deployments, asked)
+    assert row.status == "FAILED" and "only a core that runs as root" in json.dumps(row.detail)
+    assert row.detail["detailed-deployment-status"] == "FAILED_NO_STATE_CHANGE"
+
+
+async def test_a_user_that_is_not_there_is_refused_before_anything_stops(tmp_path: Path, hub: Hub) -> None:
+    hub.has("a", "1.0.0", Manifests=[{"Platform": {"os": "linux"}, "Lifecycle": {"run": "sleep 60"}}])
+    asked = document(1, "thinggroup/g", {"a": "1.0.0"})
+    asked["components"]["a"]["runWith"] = {"posixUser": "nobody-of-that-name"}
+    async with running(tmp_path, hub) as deployments:
+        row = await send(deployments, asked)
+    assert row.status == "FAILED" and "no such user" in json.dumps(row.detail)
+    assert row.detail["detailed-deployment-status"] == "FAILED_NO_STATE_CHANGE"
 
 
 async def test_an_artifact_with_another_digest_is_refused_and_not_kept(tmp_path: Path, hub: Hub) -> None:

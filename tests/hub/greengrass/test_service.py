@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -133,6 +134,58 @@ async def test_resolve_takes_the_newest_that_fits(world: World) -> None:
         await resolve("com.example.Hello", {"a": ">=3.0.0"}, {"os": "linux"})
     with pytest.raises(NotFound, match="claim platform"):
         await resolve("com.example.Hello", {}, {"os": "windows"})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        pytest.param({"iotJobConfiguration": {"jobExecutionsRolloutConfig": {}}}, "iotJobConfiguration", id="pace"),
+        pytest.param({"parentTargetArn": "arn:x"}, "parentTargetArn", id="sub-deployment"),
+        pytest.param({"tags": {"a": "b"}}, "tags", id="tags"),
+        pytest.param(
+            {"deploymentPolicies": {"componentUpdatePolicy": {"timeoutInSeconds": 90}}},
+            r"componentUpdatePolicy\.timeoutInSeconds",
+            id="notify",
+        ),
+        pytest.param(
+            {"deploymentPolicies": {"configurationValidationPolicy": {"timeoutInSeconds": 10}}},
+            r"configurationValidationPolicy\.timeoutInSeconds",
+            id="validation",
+        ),
+        pytest.param({"runWith": {"windowsUser": "w"}}, r"Hello\.runWith\.windowsUser", id="windows"),
+        pytest.param({"runWith": {"systemResourceLimits": {"cpus": 1.0}}}, r"systemResourceLimits\.cpus", id="cpus"),
+    ],
+)
+async def test_what_cores_do_not_obey_is_refused_by_name(world: World, change: dict[str, Any], words: str) -> None:
+    await world.greengrass.components.create(recipe("1.0.0"))
+    entry: dict[str, Any] = {"componentVersion": "1.0.0"}
+    if "runWith" in change:
+        entry |= change
+        change = {}
+    request = {"targetArn": world.group("line"), "components": {"com.example.Hello": entry}, **change}
+    with pytest.raises(Unsupported, match=words):
+        await world.greengrass.deployments.create(request)
+
+
+async def test_defaults_that_are_spelt_out_ask_for_nothing(world: World) -> None:
+    await world.greengrass.components.create(recipe("1.0.0"))
+    policies = {
+        "failureHandlingPolicy": "ROLLBACK",
+        "componentUpdatePolicy": {"timeoutInSeconds": 60, "action": "NOTIFY_COMPONENTS"},
+        "configurationValidationPolicy": {"timeoutInSeconds": 30},
+    }
+    entry = {
+        "componentVersion": "1.0.0",
+        "runWith": {"posixUser": "ggc_user:ggc_group", "systemResourceLimits": {"memory": 65536}},
+    }
+    request: Any = {
+        "targetArn": world.group("line"), "components": {"com.example.Hello": entry}, "deploymentPolicies": policies,
+    }  # fmt: skip
+    made, _ = await world.greengrass.deployments.create(request)
+    assert made.document["components"]["com.example.Hello"]["runWith"] == entry["runWith"]  # type: ignore[index, call-overload]
+    skipping = {"componentUpdatePolicy": {"timeoutInSeconds": 5, "action": "SKIP_NOTIFY_COMPONENTS"}}
+    made, _ = await world.greengrass.deployments.create({**request, "deploymentPolicies": skipping})
+    assert made.document["componentUpdatePolicy"] == {"timeout": 5, "action": "SKIP_NOTIFY_COMPONENTS"}
 
 
 async def deploy(world: World, version: str, **canary: object) -> str:

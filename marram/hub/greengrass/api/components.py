@@ -25,6 +25,8 @@ def _named(_call: Call, params: Params) -> str:
 async def create_component_version(service: Greengrass, call: Call, params: Params) -> Result:
     if params.get("lambdaFunction"):
         raise Unsupported("lambdaFunction is not supported: give inlineRecipe")
+    if params.get("tags"):
+        raise Unsupported("tags are not supported here: leave them out")
     if not params.get("inlineRecipe"):
         raise Invalid("inlineRecipe is required")
     # The hub copies the artifacts with its own rights: the caller must be one who could read them.

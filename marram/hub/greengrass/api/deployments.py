@@ -141,7 +141,10 @@ _EXECUTION = {
 
 
 def _request(params: Params) -> JsonObject:
-    kept = ("targetArn", "deploymentName", "components", "deploymentPolicies", "iotJobConfiguration", "parentTargetArn")
+    kept = (
+        *("targetArn", "deploymentName", "components", "deploymentPolicies"),
+        *("iotJobConfiguration", "parentTargetArn", "tags"),
+    )
     return {key: params[key] for key in kept if params.get(key) is not None}
 
 
