@@ -64,7 +64,7 @@ class Api:
 
         hub = read_hub_json(folder / HUB_JSON)
         credentials = sigv4.Credentials(hub.access_key_id, hub.secret_access_key)
-        return cls(hub.endpoints["api"], hub.region, credentials, ca_file=hub.ca_file)
+        return cls(hub.local_api, hub.region, credentials, ca_file=hub.ca_file)
 
     def call(self, service: str, operation: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """One operation of a rest-json or json service, members by wire name. Raises ours, by the status of the answer."""

@@ -65,7 +65,7 @@ def _where(arguments: argparse.Namespace) -> tuple[str, str]:
 
         hub = read_hub_json(arguments.hub_json)
         credentials = sigv4.Credentials(hub.access_key_id, hub.secret_access_key)
-        api = Api(hub.endpoints["api"], hub.region, credentials, ca_file=hub.ca_file)
+        api = Api(hub.local_api, hub.region, credentials, ca_file=hub.ca_file)
         made = api.marram("identity/CreateJoinToken", {"thingName": arguments.thing, "expiresInSeconds": 60})
         return hub.endpoints["https"], str(made["token"])
     if not arguments.endpoint or not arguments.token:

@@ -75,7 +75,7 @@ def _status(given: argparse.Namespace) -> int:
     else:
         try:
             client.Api.from_data(given.data).call("iot", "DescribeEndpoint", {"endpointType": "iot:Data-ATS"})
-            problem = _disk_problem(hub.endpoints["api"], given.data)
+            problem = _disk_problem(hub.local_api, given.data)
         except MarramError as error:
             problem = error.message
     if given.json:
@@ -93,8 +93,8 @@ def _status(given: argparse.Namespace) -> int:
 
 
 def _disk_problem(api: str, data: Path) -> str:
-    """What its own gauges say. They are on loopback whatever the hub is bound to."""
-    url = f"http://127.0.0.1:{api.rpartition(':')[2]}/metrics"
+    """What its own gauges say."""
+    url = f"{api}/metrics"
     try:
         with urllib.request.urlopen(url, timeout=10) as answer:
             lines = answer.read().decode().splitlines()

@@ -73,6 +73,11 @@ class HubJson:
     secret_access_key: str
     version: str = VERSION
 
+    @property
+    def local_api(self) -> str:
+        """The plain API door: on loopback whatever the hub is bound to, also where HOST does not resolve."""
+        return f"http://127.0.0.1:{self.endpoints['api'].rpartition(':')[2]}"
+
 
 def prepare(folder: Path) -> None:
     disk.make_dirs(folder)
