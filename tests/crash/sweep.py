@@ -36,6 +36,7 @@ import pytest
 from tests.crash.tools import images
 
 _TOOLS = Path(__file__).with_name("tools")
+MARK = "MARRAM_SWEEP_MARK"
 FULL = os.environ.get("MARRAM_FULL") == "1"
 MEMORY = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
 
@@ -80,12 +81,14 @@ def sweep(
     model: str = "strict",
     budget_s: float = 12.0,
     stop_after: int = 5,
+    marked: bool = False,
 ) -> Result:
     """Run `workload` and check the disks of one operation in `every`; see the top of this file.
 
     torn: seeded torn disks for each cut. prepare: fills the folder before the program starts; what it leaves is durable.
     model: "strict" (a name is durable after fsync of its folder) or "ext4" (fsync of a file keeps its name too), for code that
-    is not ours. stop_after: give up after so many failures (1 is enough for code broken on purpose).
+    is not ours. stop_after: give up after so many failures (1 is enough for code broken on purpose). marked: nothing is looked
+    at before the program makes the file $MARRAM_SWEEP_MARK: for code whose broken place is known and must not be missed.
     """
     if seed is None:
         seed = int(os.environ.get("MARRAM_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 31)
@@ -112,6 +115,7 @@ def sweep(
             "CRASHFS_SHADOW": str(shadow),
             "CRASHFS_PAUSE": str(pause),
             "CRASHFS_MODEL": model,
+            MARK: str(base / "mark"),
         }
         acks_path, errors_path = base / "acks", base / "errors"
         with acks_path.open("wb") as acks, errors_path.open("wb") as errors:
@@ -151,6 +155,7 @@ def sweep(
                     where = f"op {number} {kind} {path.removeprefix(str(root))}"
                     halfway = kind.endswith("/2")
                     wanted = time.monotonic() < deadline and len(result.failures) < stop_after
+                    wanted = wanted and (not marked or FULL or (base / "mark").exists())
                     chosen = wanted and (halfway or rnd.random() * every < 1)
                     if chosen:
                         cut(where)

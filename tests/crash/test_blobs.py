@@ -48,4 +48,4 @@ def test_blobs_survive_a_power_cut_at_any_operation() -> None:
 
 @pytest.mark.parametrize("broken", ["no-sync", "no-folder-sync", "row-first", "no-mark"])
 def test_the_sweep_notices(broken: str) -> None:
-    sweep(python("blobs", broken), check, every=6, stop_after=1).assert_caught()
+    sweep(python("blobs", broken), check, every=1, stop_after=1, budget_s=30, marked=True).assert_caught()

@@ -42,7 +42,7 @@ def test_the_database_survives_a_power_cut_at_any_operation() -> None:
 
 @pytest.mark.parametrize("broken", ["normal", "ack-first", "no-transaction"])
 def test_the_sweep_notices(broken: str) -> None:
-    sweep(python("db", broken), check, every=2, stop_after=1).assert_caught()
+    sweep(python("db", broken), check, every=1, stop_after=1, budget_s=30).assert_caught()
 
 
 def version_one(root: Path) -> None:

@@ -66,7 +66,7 @@ def test_the_journal_survives_a_power_cut_at_any_operation() -> None:
 
 @pytest.mark.parametrize("broken", ["no-sync", "no-folder-sync", "ack-first"])
 def test_the_sweep_notices(broken: str) -> None:
-    sweep(python("journal", broken), check, every=2, stop_after=1).assert_caught()
+    sweep(python("journal", broken), check, every=1, stop_after=1, budget_s=30).assert_caught()
 
 
 def test_the_sweep_notices_a_torn_tail_that_is_not_cut() -> None:

@@ -55,4 +55,4 @@ def test_points_survive_a_power_cut_at_any_operation() -> None:
 )
 def test_the_sweep_notices(broken: str, mode: str) -> None:
     # Only the kind of disk on which this one shows: a fifth of the work.
-    sweep(python("timeseries", broken), check, every=2, modes=(mode,), stop_after=1, budget_s=20).assert_caught()
+    sweep(python("timeseries", broken), check, every=1, modes=(mode,), stop_after=1, budget_s=40).assert_caught()

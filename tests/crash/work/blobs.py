@@ -4,6 +4,7 @@ Prints `has N` once blob N and its reference are committed, and `drops N` before
 """
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 
@@ -12,20 +13,26 @@ from marram.kit.clock import FakeClock, SeededEntropy
 from marram.kit.db import Db
 
 
+def mark() -> None:
+    """From here on the sweep looks."""
+    Path(os.environ["MARRAM_SWEEP_MARK"]).touch()
+
+
 class NoSync(Blobs):
     def _sync(self, handle: int) -> None:
-        pass
+        mark()
 
 
 class NoFolderSync(Blobs):
     def _sync_folder(self, folder: Path) -> None:
-        pass
+        mark()
 
 
 class RowFirst(Blobs):
     """Enters the row, then moves the file to its place."""
 
     def _place(self, temporary: Path, path: Path) -> None:
+        mark()
         sha256 = path.parent.name + path.name
         self._db.write_sync(
             lambda tx: tx.execute(
@@ -42,6 +49,7 @@ class NoMark(Blobs):
     """Deletes files of blobs that are not marked as dying."""
 
     async def collect(self) -> int:
+        mark()
         rows = self._db.read_now(lambda tx: tx.all("SELECT sha256 FROM blob WHERE refs = 0"))
         for (sha256,) in rows:
             self.path(sha256).unlink(missing_ok=True)

@@ -8,6 +8,7 @@ Recipes and artifacts lie in FOLDER/in (`prepare`). A line "k" says that deploym
 import asyncio
 import contextlib
 import io
+import itertools
 import json
 import os
 import sys
@@ -133,6 +134,11 @@ async def run(folder: Path, last: int) -> None:
             print(number, flush=True)
 
 
+def mark() -> None:
+    """From here on the sweep looks."""
+    Path(os.environ["MARRAM_SWEEP_MARK"]).touch()
+
+
 def sabotage(how: str) -> None:
     """Engines broken on purpose."""
     if how == "two-commits":
@@ -141,8 +147,7 @@ def sabotage(how: str) -> None:
             wanted = {each.component.name: each.component for each in work.prepared}
             before = work.tools.db.read_now(lambda tx: switch.snapshot(tx, work.trees))
             await work.tools.db.write(lambda tx: store.enter(tx, work.row.id, "watch", snapshot=before))
-            for _ in range(6):  # a window that the sampled sweep cannot miss
-                await work.tools.db.write(lambda tx: store.note(tx, work.row.id, {}))
+            mark()
             await work.tools.db.write(lambda tx: active.replace(tx, work.tools.config, wanted.values(), work.trees))
             await work.tools.db.write(lambda tx: store.save_roots(tx, work.roots))
             await work.tools.supervisor.apply(work.prepared)
@@ -151,9 +156,11 @@ def sabotage(how: str) -> None:
     elif how == "unsynced":
         unzip.os = _Os()  # type: ignore[attr-defined]
     elif how == "no-snapshot":
-        real = switch.snapshot
+        real, calls = switch.snapshot, itertools.count(1)
 
         def snapshot(tx: Tx, touched: Any) -> Any:
+            if next(calls) == 3:  # the one that is rolled back
+                mark()
             return {**real(tx, touched), "components": []}
 
         switch.snapshot = snapshot
@@ -163,7 +170,7 @@ class _Os:
     """The module `os` with an fsync that does nothing."""
 
     def __getattr__(self, name: str) -> Any:
-        return (lambda handle: None) if name == "fsync" else getattr(os, name)
+        return (lambda handle: mark()) if name == "fsync" else getattr(os, name)
 
 
 if __name__ == "__main__":
