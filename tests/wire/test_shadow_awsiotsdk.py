@@ -1,0 +1,204 @@
+"""Shadows with the unmodified awsiotsdk (3.1.1 and 5, first and second client), by a certificate for its own thing alone."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+import pytest
+from awscrt import io, mqtt, mqtt_request_response
+from awsiot import ServiceStreamOptions, V2ServiceException, iotshadow, mqtt5_client_builder, mqtt_connection_builder
+from botocore.exceptions import ClientError
+
+LIMIT_S = 15.0
+QOS = mqtt.QoS.AT_LEAST_ONCE
+MINE = "${iot:Connection.Thing.ThingName}"
+ARN = "arn:aws:iot:*:*:"
+OWN_SHADOW = {
+    "Version": "2012-10-17",
+    "Statement": [
+        {"Effect": "Allow", "Action": "iot:Connect", "Resource": f"{ARN}client/{MINE}"},
+        {"Effect": "Allow", "Action": ["iot:Publish", "iot:Receive"], "Resource": f"{ARN}topic/$aws/things/{MINE}/shadow/*"},
+        {"Effect": "Allow", "Action": "iot:Subscribe", "Resource": f"{ARN}topicfilter/$aws/things/{MINE}/shadow/*"},
+    ],
+}  # fmt: skip
+
+
+class Device:
+    """One thing with its certificate; `connect` gives what IotShadowClient takes, ready."""
+
+    def __init__(self, hub: Any, folder: Path, thing: str) -> None:
+        iot = hub.client("iot")
+        made = iot.create_keys_and_certificate(setAsActive=True)
+        iot.create_thing(thingName=thing)
+        iot.create_policy(policyName=thing, policyDocument=json.dumps(OWN_SHADOW))
+        iot.attach_policy(policyName=thing, target=made["certificateArn"])
+        iot.attach_thing_principal(thingName=thing, principal=made["certificateArn"])
+        certificate, key = folder / f"{thing}.pem", folder / f"{thing}.key"
+        certificate.write_text(made["certificatePem"])
+        key.write_text(made["keyPair"]["PrivateKey"])
+        self.options: dict[str, Any] = {
+            "endpoint": "localhost", "port": hub.port("mqtt"), "ca_filepath": hub.info["ca_file"], "client_id": thing,
+            "cert_filepath": str(certificate), "pri_key_filepath": str(key),
+        }  # fmt: skip
+        self.closers: list[Callable[[], object]] = []
+
+    def connect(self, version: str) -> Any:
+        if version == "3.1.1":
+            bootstrap = io.ClientBootstrap.get_or_create_static_default()
+            self.interrupted = threading.Event()
+            connection = mqtt_connection_builder.mtls_from_path(
+                **self.options, client_bootstrap=bootstrap, clean_session=True, keep_alive_secs=30,
+                reconnect_min_timeout_secs=1, reconnect_max_timeout_secs=1,
+                on_connection_interrupted=lambda **_: self.interrupted.set(),
+            )  # fmt: skip
+            connection.connect().result(LIMIT_S)
+            self.closers.append(lambda: connection.disconnect().result(LIMIT_S))
+            return connection
+        up, down = threading.Event(), threading.Event()
+        client = mqtt5_client_builder.mtls_from_path(
+            **self.options, on_publish_received=lambda _: None, on_lifecycle_connection_success=lambda _: up.set(),
+            on_lifecycle_stopped=lambda _: down.set(),
+        )  # fmt: skip
+        client.start()
+        assert up.wait(LIMIT_S)
+        self.closers.append(lambda: (client.stop(), down.wait(LIMIT_S)))
+        return client
+
+    def close(self) -> None:
+        for close in reversed(self.closers):
+            close()
+
+
+@pytest.fixture
+def hub(start_hub: Callable[..., Any]) -> Any:
+    return start_hub()
+
+
+@pytest.fixture
+def device(hub: Any, tmp_path: Path) -> Iterator[Device]:
+    made = Device(hub, tmp_path, "lamp")
+    yield made
+    made.close()
+
+
+def done(future: "Future[Any]") -> Any:
+    return future.result(LIMIT_S)
+
+
+@pytest.mark.parametrize("version", ["3.1.1", "5"])
+def test_the_life_of_a_shadow(hub: Any, device: Device, version: str) -> None:
+    shadow = iotshadow.IotShadowClient(device.connect(version))
+    seen: dict[str, Queue[Any]] = {}
+    for name, kind in (
+        ("get_shadow_accepted", iotshadow.GetShadowSubscriptionRequest),
+        ("get_shadow_rejected", iotshadow.GetShadowSubscriptionRequest),
+        ("update_shadow_accepted", iotshadow.UpdateShadowSubscriptionRequest),
+        ("update_shadow_rejected", iotshadow.UpdateShadowSubscriptionRequest),
+        ("delete_shadow_accepted", iotshadow.DeleteShadowSubscriptionRequest),
+        ("shadow_delta_updated_events", iotshadow.ShadowDeltaUpdatedSubscriptionRequest),
+        ("shadow_updated_events", iotshadow.ShadowUpdatedSubscriptionRequest),
+    ):
+        seen[name] = Queue()
+        subscribe = getattr(shadow, f"subscribe_to_{name}")
+        done(subscribe(kind(thing_name="lamp"), QOS, seen[name].put)[0])
+
+    def next_of(name: str) -> Any:
+        return seen[name].get(timeout=LIMIT_S)
+
+    def update(**members: Any) -> None:
+        done(shadow.publish_update_shadow(iotshadow.UpdateShadowRequest(thing_name="lamp", **members), QOS))
+
+    done(shadow.publish_get_shadow(iotshadow.GetShadowRequest(thing_name="lamp", client_token="t0"), QOS))
+    missing = next_of("get_shadow_rejected")
+    assert (missing.code, missing.client_token) == (404, "t0") and "No shadow exists" in missing.message
+
+    update(state=iotshadow.ShadowState(reported={"on": False, "level": 3}), client_token="t1")
+    accepted = next_of("update_shadow_accepted")
+    assert (accepted.client_token, accepted.version) == ("t1", 1)
+    assert accepted.state.reported == {"on": False, "level": 3}
+    assert accepted.metadata.reported["on"]["timestamp"] and accepted.timestamp is not None
+    documents = next_of("shadow_updated_events")
+    assert documents.current.state.reported == {"on": False, "level": 3} and documents.current.version == 1
+
+    # The other side, by HTTP: the device is told the difference, obeys, and the difference is gone.
+    wish = json.dumps({"state": {"desired": {"on": True, "level": 3}}}).encode()
+    hub.client("iot-data").update_thing_shadow(thingName="lamp", payload=wish)
+    delta = next_of("shadow_delta_updated_events")
+    assert delta.state == {"on": True} and delta.version == 2 and delta.metadata["on"]["timestamp"]
+    documents = next_of("shadow_updated_events")
+    assert documents.previous.state.desired is None and documents.current.state.desired == {"on": True, "level": 3}
+    next_of("update_shadow_accepted")
+    update(state=iotshadow.ShadowState(reported={"on": True}), version=2)
+    assert next_of("update_shadow_accepted").version == 3
+    update(state=iotshadow.ShadowState(reported={"on": False}), version=2, client_token="late")
+    late = next_of("update_shadow_rejected")
+    assert (late.code, late.client_token) == (409, "late")
+
+    done(shadow.publish_get_shadow(iotshadow.GetShadowRequest(thing_name="lamp"), QOS))
+    whole = next_of("get_shadow_accepted")
+    assert whole.version == 3 and whole.state.delta is None and whole.state.reported == {"on": True, "level": 3}
+    assert seen["shadow_delta_updated_events"].empty()
+    done(shadow.publish_delete_shadow(iotshadow.DeleteShadowRequest(thing_name="lamp", client_token="t9"), QOS))
+    deleted = next_of("delete_shadow_accepted")
+    assert (deleted.client_token, deleted.version) == ("t9", 3)
+    with pytest.raises(ClientError, match="ResourceNotFoundException"):
+        hub.client("iot-data").get_thing_shadow(thingName="lamp")
+
+
+@pytest.mark.parametrize("version", ["3.1.1", "5"])
+def test_the_second_client_and_a_named_shadow(hub: Any, device: Device, version: str) -> None:
+    """Requests with answers, which subscribe to `.../get/+`."""
+    options = mqtt_request_response.ClientOptions(
+        max_request_response_subscriptions=4, max_streaming_subscriptions=2, operation_timeout_in_seconds=10
+    )
+    shadow = iotshadow.IotShadowClientV2(device.connect(version), options)
+    with pytest.raises(V2ServiceException) as caught:
+        done(shadow.get_named_shadow(iotshadow.GetNamedShadowRequest(thing_name="lamp", shadow_name="light")))
+    assert caught.value.modeled_error.code == 404
+    told: Queue[Any] = Queue()
+    listening = threading.Event()
+    stream = shadow.create_named_shadow_delta_updated_stream(
+        iotshadow.NamedShadowDeltaUpdatedSubscriptionRequest(thing_name="lamp", shadow_name="light"),
+        ServiceStreamOptions(incoming_event_listener=told.put, subscription_status_listener=lambda _: listening.set()),
+    )
+    stream.open()
+    assert listening.wait(LIMIT_S)
+    request = iotshadow.UpdateNamedShadowRequest(
+        thing_name="lamp",
+        shadow_name="light",
+        state=iotshadow.ShadowState(desired={"on": True}, reported={"on": False}),
+    )
+    assert done(shadow.update_named_shadow(request)).version == 1
+    assert told.get(timeout=LIMIT_S).state == {"on": True}
+    found = done(shadow.get_named_shadow(iotshadow.GetNamedShadowRequest(thing_name="lamp", shadow_name="light")))
+    assert found.state.desired == {"on": True} and found.state.delta == {"on": True}
+    gone = iotshadow.DeleteNamedShadowRequest(thing_name="lamp", shadow_name="light")
+    assert done(shadow.delete_named_shadow(gone)).version == 1
+    del stream, shadow
+
+
+@pytest.mark.parametrize("version", ["3.1.1", "5"])
+def test_the_shadow_of_another_thing_is_refused(hub: Any, device: Device, version: str) -> None:
+    hub.client("iot").create_thing(thingName="door")
+    mine = json.dumps({"state": {"reported": {"open": False}}}).encode()
+    hub.client("iot-data").update_thing_shadow(thingName="door", payload=mine)
+    shadow = iotshadow.IotShadowClient(device.connect(version))
+    got: list[Any] = []
+    future, _ = shadow.subscribe_to_get_shadow_accepted(
+        iotshadow.GetShadowSubscriptionRequest(thing_name="door"), QOS, got.append
+    )
+    with pytest.raises(mqtt.SubscribeError):
+        done(future)
+    wish = iotshadow.UpdateShadowRequest(thing_name="door", state=iotshadow.ShadowState(desired={"open": True}))
+    future = shadow.publish_update_shadow(wish, QOS)
+    if version == "5":
+        with pytest.raises(Exception, match="ACK_REASON_CODE_FAILURE"):
+            done(future)
+    else:
+        assert device.interrupted.wait(LIMIT_S), "3.1.1 has no words for it: the connection ends"
+    document = json.loads(hub.client("iot-data").get_thing_shadow(thingName="door")["payload"].read())
+    assert document["state"] == {"reported": {"open": False}} and not got
