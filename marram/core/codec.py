@@ -26,7 +26,12 @@ def loads(
     text = data if isinstance(data, str) else _decode(bytes(data))
     _check_depth(text, max_depth)
     try:
-        return cast(JsonValue, _DECODER.decode(text))
+        value = cast(JsonValue, _DECODER.decode(text))
+        if "\\u" in text and _SURROGATE.search(text) is not None:
+            _encode(value).encode()  # of pairs one character was made; one that is left over cannot be written anywhere
+        return value
+    except UnicodeEncodeError as exc:
+        raise Invalid("not acceptable JSON: half of a surrogate pair") from exc
     except json.JSONDecodeError as exc:
         raise Invalid(f"not JSON: {exc.msg} at line {exc.lineno} column {exc.colno}") from exc
     except (ValueError, RecursionError) as exc:  # 5,000-digit integers; nesting the depth check could not see
@@ -120,6 +125,7 @@ def _constant(text: str) -> object:
 
 # A string that is not closed reaches to the end: else each of its quotes would be tried as a beginning, in quadratic time.
 _STRINGS: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
+_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 _NOT_BRACKETS: Final = re.compile(r"[^][{}]+")
 _DECODER: Final = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
