@@ -1,6 +1,6 @@
 """`make demo`: the whole loop on one machine, as a client sees it. Starts a hub and three cores as processes, speaks boto3, MQTT
 and the command line, imports nothing of hub, edge or ml. Exits 1 with the reason when a promise is not kept. KEEP=1 leaves all
-running. Everything lies in var/demo, made anew each time.
+running, DEMO_STEPS=n ends after step n. Everything lies in var/demo, made anew each time.
 """
 
 import os

@@ -68,7 +68,7 @@ def compare(world: World, core: Core) -> ids.Compared:
 def compare_all(world: World, text: str, timeout_s: float = 30.0) -> ids.Compared:
     """Until nothing is missing or the time is up: the link may still be bringing what was spooled."""
     end = time.monotonic() + timeout_s
-    with world.show.progress(text, timeout_s) as advance:
+    with world.show.progress(text) as advance:
         while True:
             found = sum((compare(world, core) for core in world.cores), ids.NOTHING)
             left = end - time.monotonic()

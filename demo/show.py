@@ -80,26 +80,30 @@ class Show:
         return holds
 
     @contextlib.contextmanager
-    def progress(self, text: str, total: float) -> Iterator[Advance]:
-        """`advance(done)` with the absolute progress."""
+    def progress(self, text: str, total: float | None = None) -> Iterator[Advance]:
+        """`advance(done)` with the absolute progress; without `total`, with the seconds since the begin."""
         if self._console is None:
             yield self._plain(text, total)
             return
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-        columns = (TextColumn("  {task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
-        with Progress(*columns, TimeElapsedColumn(), console=self._console, transient=True) as bar:
+        columns = (TextColumn("  {task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=self._console, transient=True) as bar:
             task = bar.add_task(text, total=total)
-            yield lambda done: bar.update(task, completed=min(done, total))
+            yield lambda done: bar.update(task, completed=done if total is None else min(done, total))
 
-    def _plain(self, text: str, total: float) -> Advance:
+    def _plain(self, text: str, total: float | None) -> Advance:
         said = time.monotonic()
 
         def advance(done: float) -> None:
             nonlocal said
-            if time.monotonic() - said >= PLAIN_EVERY_S:
-                said = time.monotonic()
-                share = min(1.0, done / total) if total else 1.0
+            if time.monotonic() - said < PLAIN_EVERY_S:
+                return
+            said = time.monotonic()
+            if total is None:
+                self._line(f"  {text} ... {done:.0f} s")
+            else:
+                share = min(1.0, done / total)
                 self._line(f"  {text} [{'#' * round(share * 20):20}] {share:4.0%}")
 
         return advance
@@ -107,7 +111,7 @@ class Show:
     def wait(self, text: str, done: Callable[[], bool], timeout_s: float, *, every_s: float = 0.1) -> float:
         """Until `done`; the seconds it took. Raises Stopped after `timeout_s`."""
         began = time.monotonic()
-        with self.progress(text, timeout_s) as advance:
+        with self.progress(text) as advance:
             while not done():
                 passed = time.monotonic() - began
                 if passed > timeout_s:
