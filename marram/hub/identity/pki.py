@@ -45,6 +45,7 @@ DEVICE_END: Final = datetime.datetime(2049, 12, 31, 23, 59, 59, tzinfo=datetime.
 DEVICE_NAME: Final = "AWS IoT Certificate"  # the subject AWS gives when nobody asked for another
 MAX_CSR_BYTES: Final = 16 << 10
 CURVES: Final = ("secp256r1", "secp384r1", "secp521r1")
+LOOPBACK: Final = ("localhost", "127.0.0.1")
 HOST: Final = re.compile(r"[A-Za-z0-9*]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
 
 ClientCertificates = Literal["required", "optional", "none"]
@@ -158,7 +159,16 @@ class Pki:
         return self._issue(_client_key(request), subject, DEVICE_END, usage=ExtendedKeyUsageOID.CLIENT_AUTH)
 
     def issue_local_server(self, certificate_pem: str, names: Sequence[str]) -> Issued:
-        """A server certificate on the key of `certificate_pem`, for a core's own listener. The PEM is leaf and issuing CA."""
+        """A server certificate on the key of `certificate_pem`, for a core's own listener. The PEM is leaf and issuing CA.
+
+        Raises Invalid for a wildcard and for a name of the hub: all who trust our root would take its holder for the hub.
+        """
+        for name in names:
+            if "*" in name or self.is_own_name(name):
+                why = "covers other machines" if "*" in name else "is the hub's own"
+                raise Invalid(
+                    f"a core's listener cannot be called {name[:300]!r}: that {why}; name the core's own host or address"
+                )
         key = x509.load_pem_x509_certificate(certificate_pem.encode()).public_key()
         assert isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey)
         made = self._issue(
@@ -169,6 +179,10 @@ class Pki:
             names=_server_names(names),
         )
         return Issued(pem=made.pem + _pem(self._issuing.certificate), der=made.der)
+
+    def is_own_name(self, name: str) -> bool:
+        """Whether others know the hub by it. The loopback names are everybody's."""
+        return name.lower().rstrip(".") in {own.lower() for own in self._names[len(LOOPBACK) :]}
 
     def _issue_server(self, names: Sequence[str], key: ec.EllipticCurvePrivateKey) -> Issued:
         end = min(self._now() + SERVER_LIFE, self._issuing.certificate.not_valid_after_utc)
@@ -434,7 +448,7 @@ def _client_key(request: x509.CertificateSigningRequest) -> ec.EllipticCurvePubl
 
 
 def _server_names(names: Iterable[str]) -> list[str]:
-    found = ["localhost", "127.0.0.1"]
+    found = [*LOOPBACK]
     for name in names:
         if name in found or not name:
             continue

@@ -645,7 +645,8 @@ class Identity:
         self._db.read_now(lambda tx: self._check_token(tx, digest, thing))  # before any key is made
         issued = self.pki.issue_device(csr_pem, name=thing)
         thing_id = clocks.uuid4(self._entropy)
-        listener = self.pki.issue_local_server(issued.pem, [*([thing] if pki.HOST.fullmatch(thing) else []), *names])
+        own = [thing] if pki.HOST.fullmatch(thing) and not self.pki.is_own_name(thing) else []
+        listener = self.pki.issue_local_server(issued.pem, [*own, *names])
 
         def work(tx: Tx) -> str:
             policy = self._check_token(tx, digest, thing)

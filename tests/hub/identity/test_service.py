@@ -365,6 +365,15 @@ async def test_joining_makes_a_core_that_may_connect(hub):
     assert len(await hub.registry.certificates_of("core-1")) == 2
 
 
+@pytest.mark.parametrize("name", ["*", "*.example", "hub.example", "HUB.example", "hub.example."])
+async def test_a_core_gets_no_certificate_to_stand_in_for_the_hub(hub, name):
+    token, _ = await hub.identity.create_join_token()
+    with pytest.raises(Invalid):
+        await hub.identity.join(token, "core-1", names=["edge.example", name])
+    assert await hub.registry.things(Search(), "", 10) == []
+    await hub.identity.join(token, "core-1", names=["edge.example"])  # the token was not used up
+
+
 async def test_a_token_ends_after_fifteen_minutes(hub):
     token, _ = await hub.identity.create_join_token()
     hub.clock.advance(15 * 60 * 1000)
