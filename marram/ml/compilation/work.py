@@ -5,6 +5,9 @@ int8 is static QDQ with per-channel weights, the CPU speed format; dynamic int8 
 fp16 is a size format on CPU, so neither is a candidate.
 """
 
+# pyright: basic
+# ...because ONNX and ONNX Runtime have no types: strict would report each of its names. mypy checks the rest strictly.
+
 import logging
 import time
 from collections.abc import Sequence
@@ -54,7 +57,7 @@ def compile(params: JsonObject) -> JsonObject:
         right = answers[name].argmax(axis=1) == targets
         agreement = float((answers[name].argmax(axis=1) == base.argmax(axis=1)).mean())
         loss = float((base.argmax(axis=1) == targets).mean() - right.mean())
-        reasons = []
+        reasons: list[str] = []
         if agreement < MIN_AGREEMENT:
             reasons.append(f"agrees with fp32 on {agreement:.1%}; {MIN_AGREEMENT:.0%} are needed")
         if loss > MAX_LOSS + 1e-9:  # 0.5 points of 200 samples is one sample, not a little more
@@ -76,7 +79,7 @@ def compile(params: JsonObject) -> JsonObject:
         )
     report += [{"precision": name, "passed": False, "reasons": [f"not made: {why}"]} for name, why in failures.items()]
     winner = min((row for row in report if row["passed"]), key=lambda row: float(row["p50_us"]))["precision"]
-    return {"winner": winner, "candidates": report, "samples": len(targets)}
+    return {"winner": winner, "candidates": list(report), "samples": len(targets)}
 
 
 def evaluate(params: JsonObject) -> JsonObject:

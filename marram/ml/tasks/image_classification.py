@@ -8,6 +8,9 @@ Net: uint8 NHWC -> cast, scale -> conv 3x3, relu, max pool -> conv 3x3, relu, ma
 logits over the temperature. Adam (Kingma and Ba 2015), cosine rate, dropout, label smoothing, small affine augmentation.
 """
 
+# pyright: basic
+# ...because ONNX has no types and numpy's are too wide: strict would report each of its names. mypy checks the rest strictly.
+
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -321,10 +324,10 @@ def _adam(params: list[Array], slopes: list[Array], moments: list[tuple[Array, A
         mean, square = moments[at]
         mean += np.float32(0.1) * (slope - mean)
         square += np.float32(0.001) * (slope * slope - square)
-        scaled = mean / np.float32(1 - 0.9**step)
-        params[at] = params[at] - np.float32(rate) * scaled / (
-            np.sqrt(square / np.float32(1 - 0.999**step)) + np.float32(1e-8)
-        )
+        spread: Array = np.sqrt(square / np.float32(1 - 0.999**step)) + np.float32(1e-8)
+        scaled: Array = np.float32(rate) * (mean / np.float32(1 - 0.9**step))
+        moved: Array = scaled / spread
+        params[at] = params[at] - moved
 
 
 def _softmax(logits: Array) -> Array:

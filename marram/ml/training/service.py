@@ -44,9 +44,7 @@ MAX_CODE: Final = 64 << 20
 MAX_LIST: Final = 64 << 20
 LOG_BYTES: Final = 1 << 20
 # Sums in another order are other bytes: equal seeds must give equal models, on a machine of any size.
-ONE_THREAD: Final[Mapping[str, str]] = {
-    name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-}
+ONE_THREAD: Final[Mapping[str, str]] = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 FINAL: Final = frozenset({"Completed", "Failed", "Stopped"})
 HONOURED: Final = frozenset(
     {"TrainingJobName", "HyperParameters", "AlgorithmSpecification", "RoleArn", "InputDataConfig", "OutputDataConfig",
@@ -357,9 +355,7 @@ class Training:
             manifest.split_uri(hyper["sagemaker_submit_directory"])
         else:
             options.check(image.removeprefix(IMAGE_PREFIX), hyper)
-        if image != SCRIPT_IMAGE and not any(
-            channel.get("ChannelName") == "train" for channel in request.get("InputDataConfig") or []
-        ):
+        if image != SCRIPT_IMAGE and not any(channel.get("ChannelName") == "train" for channel in channels):
             raise Invalid("InputDataConfig has no channel named train")
         manifest.split_uri(_model_uri(request))
 
