@@ -100,7 +100,8 @@ def test_precedence_is_that_of_the_specification() -> None:
         "1.0.0",
     ]
     ordered = [semver.parse(text) for text in texts]
-    assert sorted(ordered[::-1]) == ordered
+    backwards = list(reversed(ordered))
+    assert sorted(backwards) == ordered
 
 
 @given(versions)

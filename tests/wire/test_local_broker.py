@@ -106,7 +106,7 @@ class Device:
         clean: bool = True,
         context: ssl.SSLContext | None = None,
         will: tuple[str, bytes] | None = None,
-    ) -> None:  # noqa: E501
+    ) -> None:
         self.got: queue.Queue[paho.MQTTMessage] = queue.Queue()
         self.connected: queue.Queue[object] = queue.Queue()
         self.disconnected: queue.Queue[object] = queue.Queue()

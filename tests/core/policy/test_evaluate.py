@@ -3,6 +3,7 @@
 
 import ipaddress
 import json
+import os
 import re
 
 import pytest
@@ -181,7 +182,7 @@ request_values = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500 if os.environ.get("MARRAM_FULL") == "1" else 300, deadline=None)
 @given(
     st.lists(statements, min_size=1, max_size=4),
     st.sampled_from(["iot:Publish", "iot:Connect"]),
