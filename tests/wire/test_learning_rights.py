@@ -203,3 +203,20 @@ def test_feedback_that_was_exported_may_be_learnt_from(site: Site) -> None:
     exports = {"Effect": "Allow", "Action": "marram:ExportFeedback", "Resource": "*"}
     with pytest.raises(NotFound):  # allowed; it is not there
         ask(site.key("exporter", ALL_OPERATIONS, *OPEN, exports), "datasets/CreateDataset", request)
+
+
+def test_a_rule_acts_with_its_role_so_that_its_writer_must_be_allowed_to_pass_it(start_hub: Callable[..., Any]) -> None:
+    hub = start_hub()
+    admin = Api.from_data(hub.data)
+    rules = {"Effect": "Allow", "Action": "iot:*TopicRule", "Resource": "*"}
+    republish = {"republish": {"roleArn": ROLE, "topic": "$$aws/things/core/jobs/notify-next"}}
+    narrow = key(hub, admin, "narrow", rules)
+    for payload in (
+        {"sql": "SELECT * FROM 'a'", "actions": [republish]},
+        {"sql": "SELECT * FROM 'a'", "actions": [], "errorAction": republish},
+    ):
+        for operation in ("CreateTopicRule", "ReplaceTopicRule"):
+            with pytest.raises(Denied, match="iam:PassRole"):
+                narrow.call("iot", operation, {"ruleName": "r", "topicRulePayload": payload})
+    passing = key(hub, admin, "passing", rules, {"Effect": "Allow", "Action": "iam:PassRole", "Resource": ROLE})
+    passing.call("iot", "CreateTopicRule", {"ruleName": "r", "topicRulePayload": payload})

@@ -211,6 +211,35 @@ async def test_a_rule_that_feeds_itself_ends_after_ten_republishes(tmp_path: Pat
         assert [letter["e"] for letter in it.dead()] == ["the message came through 10 republishes, the limit"]
 
 
+@pytest.mark.parametrize(
+    ("template", "sent"),
+    [
+        pytest.param("${to}", {"to": "$aws/things/core/jobs/notify-next"}, id="whole topic"),
+        pytest.param("${to}", {"to": "$$aws/things/core/jobs/notify-next"}, id="doubled"),
+        pytest.param("$${to}", {"to": "aws/things/core/jobs/notify-next"}, id="behind a dollar"),
+        pytest.param("$$aws/things/${to}", {"to": "core/jobs/notify-next"}, id="more levels"),
+        pytest.param("$$aws/things/${to}/shadow/update", {"to": "core/jobs"}, id="levels in the middle"),
+        pytest.param("a/${to}", {"to": "+"}, id="wildcard"),
+    ],
+)
+async def test_a_message_cannot_choose_a_reserved_topic(tmp_path: Path, template: str, sent: JsonObject) -> None:
+    async with hub(tmp_path) as it:
+        await it.rules.create("r", body("SELECT * FROM 'in'", {"republish": {"roleArn": ROLE, "topic": template}}))
+        await it.say("in", sent)
+        await it.rules.catch_up()
+        assert it.peer.published == []
+        assert len(it.dead()) == 1
+
+
+async def test_a_rule_itself_may_name_a_reserved_topic(tmp_path: Path) -> None:
+    async with hub(tmp_path) as it:
+        shadow: JsonObject = {"republish": {"roleArn": ROLE, "topic": "$$aws/things/${to}/shadow/update"}}
+        await it.rules.create("r", body("SELECT n FROM 'in'", shadow))
+        await it.say("in", {"to": "core", "n": 1})
+        await it.rules.catch_up()
+        assert it.peer.published == [("$aws/things/core/shadow/update", b'{"n":1}')]
+
+
 async def test_a_refused_republish_is_a_dead_letter_and_one_that_may_pass_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
