@@ -1,12 +1,14 @@
-"""iot-data Publish: one message by HTTP, signed or with a device certificate. It goes the way of every other publish."""
+"""iot-data: one message by HTTP, signed or with a device certificate, the way of every other publish; what is retained."""
 
 import base64
 import binascii
 from typing import TYPE_CHECKING, Final, cast
 
-from marram.core import arn
-from marram.core.errors import Denied, Invalid, LimitExceeded
-from marram.hub.slice import Call, Params, Result, operation
+from marram.core import arn, codec
+from marram.core.errors import Denied, Invalid, LimitExceeded, NotFound
+from marram.core.mqtt import v5
+from marram.core.mqtt.packets import PUBLISH, Reader
+from marram.hub.slice import Call, Params, Result, anything, operation
 
 if TYPE_CHECKING:
     from marram.hub.broker.service import Broker
@@ -41,6 +43,45 @@ async def publish(service: "Broker", call: Call, params: Params) -> Result:
         properties=_properties(params) or None,
     )
     return {}
+
+
+@operation("iot-data", "GetRetainedMessage", resource=_topic)
+async def get_retained_message(service: "Broker", call: Call, params: Params) -> Result:
+    topic = str(params["topic"])
+    check_topic(topic)
+    found = service.retained(topic)
+    if found is None:
+        raise NotFound(f"no message is retained on {topic}")
+    result: dict[str, object] = {
+        "topic": topic, "payload": found.payload, "qos": found.qos, "lastModifiedTime": found.created_ms,
+    }  # fmt: skip
+    body = v5.with_length(found.properties)
+    pairs = v5.read_properties(Reader(body, 0, len(body)), PUBLISH).get("user_properties")
+    if pairs:
+        named = [{name: text} for name, text in cast("list[tuple[str, str]]", pairs)]
+        result["userProperties"] = codec.dumps(named)
+    return result
+
+
+@operation("iot-data", "ListRetainedMessages", resource=anything)
+async def list_retained_messages(service: "Broker", call: Call, params: Params) -> Result:
+    limit = int(params.get("maxResults") or 200)
+    found = await service.retained_page(str(params.get("nextToken") or ""), limit + 1)
+    result: dict[str, object] = {
+        "retainedTopics": [
+            {
+                "topic": each.topic,
+                "payloadSize": len(each.payload),
+                "qos": each.qos,
+                "lastModifiedTime": each.created_ms,
+            }
+            for each in found[:limit]
+            if each.expires_ms is None or each.expires_ms > call.now_ms
+        ]
+    }
+    if len(found) > limit:
+        result["nextToken"] = found[limit - 1].topic
+    return result
 
 
 def check_topic(topic: str) -> None:
