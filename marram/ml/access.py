@@ -6,7 +6,8 @@ A job reads and writes s3:// with the hub's rights, so each place is checked whe
     everything below a prefix                       s3:ListBucket on the bucket, s3:GetObject on each object there
     manifests and models that are written           s3:PutObject on the object
 
-The slices' own buckets (marram-*) are objects like others, with two exceptions, for ids that operations hand out:
+The slices' own buckets (marram-*) are written by the slices alone. To read they are objects like others, with two exceptions,
+for ids that operations hand out:
 
     marram-datasets/versions/ID/...  also whoever may marram:DescribeDataset that version; its samples come with it
     marram-feedback/items/...        as samples, also whoever may marram:ExportFeedback (on *): it hands these out
@@ -42,6 +43,8 @@ class Access:
         self.authorise("s3:GetObject", _object(uri))
 
     def write(self, uri: str) -> None:
+        if uri.startswith("s3://marram-"):
+            raise Denied(f"{uri[:200]}: the buckets marram-* belong to the hub: write to one of your own")
         self.authorise("s3:PutObject", _object(uri))
 
     def list_bucket(self, bucket: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from botocore.exceptions import ClientError
 
 from marram.cli.client import Api
 from marram.components.infer import prepare
@@ -203,6 +204,35 @@ def test_feedback_that_was_exported_may_be_learnt_from(site: Site) -> None:
     exports = {"Effect": "Allow", "Action": "marram:ExportFeedback", "Resource": "*"}
     with pytest.raises(NotFound):  # allowed; it is not there
         ask(site.key("exporter", ALL_OPERATIONS, *OPEN, exports), "datasets/CreateDataset", request)
+
+
+def test_the_buckets_of_the_hub_are_read_only_by_s3(site: Site) -> None:
+    """The hub signs the models that it finds there, and shows datasets as they were made."""
+    everything = {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}
+    made = site.admin.marram("identity/CreateKey", {"name": "s3", "policy": json.dumps(
+        {"Version": "2012-10-17", "Statement": [everything]})})  # fmt: skip
+    s3 = site.hub.client("s3", aws_access_key_id=made["accessKeyId"], aws_secret_access_key=made["secretAccessKey"])
+    bucket = "marram-datasets"
+    before = s3.list_objects_v2(Bucket=bucket)["Contents"]
+    one = before[0]["Key"]
+    assert s3.get_object(Bucket=bucket, Key=one)["Body"].read()
+    upload = {"Bucket": bucket, "Key": one, "UploadId": "u"}
+    for change in (
+        lambda: s3.put_object(Bucket=bucket, Key=one, Body=b"other"),
+        lambda: s3.copy_object(Bucket=bucket, Key=one, CopySource="open/0.png"),
+        lambda: s3.delete_object(Bucket=bucket, Key=one),
+        lambda: s3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": one}]}),
+        lambda: s3.delete_bucket(Bucket=bucket),
+        lambda: s3.create_multipart_upload(Bucket=bucket, Key=one),
+        lambda: s3.upload_part(**upload, PartNumber=1, Body=b"x"),
+        lambda: s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": "e"}]}),
+        lambda: s3.abort_multipart_upload(**upload),
+    ):
+        with pytest.raises(ClientError, match="AccessDenied"):
+            change()
+    assert s3.list_objects_v2(Bucket=bucket)["Contents"] == before
+    with pytest.raises(Denied, match="belong to the hub"):
+        ask(site.admin, "CreateTrainingJob", training("s3://open/reaching.jsonl", output=f"s3://{bucket}/out"))
 
 
 def test_a_rule_acts_with_its_role_so_that_its_writer_must_be_allowed_to_pass_it(start_hub: Callable[..., Any]) -> None:

@@ -56,6 +56,12 @@ def _only(call: Call, params: Params, *known: str) -> None:
         raise Unsupported(f"{name} is not supported here: leave it out")
 
 
+def _not_internal(params: Params) -> None:
+    """What slices keep in their buckets is theirs alone to change: the hub signs models that it finds there."""
+    if str(params["Bucket"]).startswith("marram-"):
+        raise Denied(f"the bucket {params['Bucket']} belongs to the hub: it can be read, not changed, by S3")
+
+
 @operation("s3", "CreateBucket", resource=_bucket)
 async def create_bucket(service: Objects, call: Call, params: Params) -> Result:
     _only(call, params, "CreateBucketConfiguration")
@@ -77,6 +83,7 @@ async def head_bucket(service: Objects, call: Call, params: Params) -> Result:
 
 @operation("s3", "DeleteBucket", resource=_bucket)
 async def delete_bucket(service: Objects, call: Call, params: Params) -> Result:
+    _not_internal(params)
     _only(call, params)
     await service.delete_bucket(params["Bucket"])
     return {}
@@ -108,6 +115,7 @@ async def list_buckets(service: Objects, call: Call, params: Params) -> Result:
 
 @operation("s3", "PutObject", resource=_object)
 async def put_object(service: Objects, call: Call, params: Params) -> Result:
+    _not_internal(params)
     _only(call, params, *_KEPT, "IfNoneMatch", "IfMatch")
     headers = _headers(params)
     checked = call.extra.get("body")
@@ -230,6 +238,7 @@ def _range(text: str | None, stored: Stored) -> tuple[int, int, bool]:
 
 @operation("s3", "CopyObject", resource=lambda call, params: _object(call, params), action="s3:PutObject")
 async def copy_object(service: Objects, call: Call, params: Params) -> Result:
+    _not_internal(params)
     copy_conditions = (
         "CopySourceIfMatch",
         "CopySourceIfNoneMatch",
@@ -285,6 +294,7 @@ def _may_read(call: Call, bucket: str, key: str) -> None:
 
 @operation("s3", "DeleteObject", resource=_object)
 async def delete_object(service: Objects, call: Call, params: Params) -> Result:
+    _not_internal(params)
     _only(call, params)
     await service.delete(params["Bucket"], [params["Key"]])
     return {}
@@ -300,6 +310,7 @@ async def delete_object(service: Objects, call: Call, params: Params) -> Result:
     ),
 )
 async def delete_objects(service: Objects, call: Call, params: Params) -> Result:
+    _not_internal(params)
     _only(call, params, "Delete")
     wanted = params["Delete"]["Objects"]
     if len(wanted) > 1000:
@@ -395,6 +406,7 @@ def _content(item: Stored, encode: Callable[[str], str]) -> dict[str, object]:
 
 @operation("s3", "CreateMultipartUpload", resource=_object, action="s3:PutObject")
 async def create_multipart_upload(service: Objects, call: Call, params: Params) -> Result:
+    _not_internal(params)
     _only(call, params, *_KEPT)
     made = await service.create_upload(params["Bucket"], params["Key"], _headers(params))
     algorithm = {name: params[name] for name in ("ChecksumAlgorithm", "ChecksumType") if name in params}
@@ -403,6 +415,7 @@ async def create_multipart_upload(service: Objects, call: Call, params: Params) 
 
 @operation("s3", "UploadPart", resource=_object, action="s3:PutObject")
 async def upload_part(service: Objects, call: Call, params: Params) -> Result:
+    _not_internal(params)
     _only(call, params, "UploadId", "PartNumber")
     upload = await service.upload(params["UploadId"], params["Bucket"], params["Key"])
     part = await service.put_part(upload, params["PartNumber"], params.get("Body", b""))
@@ -414,6 +427,7 @@ async def upload_part(service: Objects, call: Call, params: Params) -> Result:
 
 @operation("s3", "CompleteMultipartUpload", resource=_object, action="s3:PutObject")
 async def complete_multipart_upload(service: Objects, call: Call, params: Params) -> Result:
+    _not_internal(params)
     _only(call, params, "UploadId", "MultipartUpload", "IfNoneMatch", "IfMatch")
     for name in params:
         if name.startswith("Checksum") and name != "ChecksumType":
@@ -441,6 +455,7 @@ def _need(part: Mapping[str, Any], name: str) -> Any:
 
 @operation("s3", "AbortMultipartUpload", resource=_object)
 async def abort_multipart_upload(service: Objects, call: Call, params: Params) -> Result:
+    _not_internal(params)
     _only(call, params, "UploadId")
     await service.abort(await service.upload(params["UploadId"], params["Bucket"], params["Key"]))
     return {}
