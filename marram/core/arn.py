@@ -24,8 +24,8 @@ def build(service: str, region: str, account: str, resource: str) -> str:
 
 
 def parse(text: str) -> Arn:
-    """Raises Invalid when `text` has not the six parts of an ARN."""
+    """Raises Invalid when `text` has not the six parts of an ARN, or another partition: one thing has one ARN."""
     parts = text.split(":", 5)
-    if len(parts) != 6 or parts[0] != "arn" or not parts[2] or not parts[5]:
+    if len(parts) != 6 or parts[:2] != ["arn", "aws"] or not parts[2] or not parts[5]:
         raise Invalid(f"{text!r} is not an ARN (arn:aws:service:region:account:resource)")
     return Arn(partition=parts[1], service=parts[2], region=parts[3], account=parts[4], resource=parts[5])

@@ -161,6 +161,7 @@ class RawRequest:
     request_id: str
     source_ip: str
     now_ms: int
+    authorise: Callable[[str, str], None]  # (action, resource): raises Denied unless the subject may
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +174,7 @@ class RawResponse:
 
 RouteFunction: TypeAlias = Callable[[Any, RawRequest], Awaitable[RawResponse]]
 RouteAuth: TypeAlias = Literal["certificate", "none"]
+RouteResource: TypeAlias = Callable[[str, str, Mapping[str, str]], str]  # (region, account, params) -> ARN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,18 +185,20 @@ class Route:
     auth: RouteAuth
     action: str | None
     function: RouteFunction
+    resource: RouteResource | None = None
 
 
 ROUTES: Final[dict[tuple[str, str], Route]] = {}
 
 
 def route(
-    method: str, template: str, *, auth: RouteAuth, action: str | None = None
+    method: str, template: str, *, auth: RouteAuth, action: str | None = None, resource: RouteResource | None = None
 ) -> Callable[[RouteFunction], RouteFunction]:
     """Declare a raw route of the https door; `{name}` stands for one path segment.
 
     The function is `async def name(service, request) -> RawResponse`. auth="certificate": an active client certificate, and,
-    with `action`, a policy that allows it on "*"; what the certificate may see is the function's to decide.
+    with `action`, a policy that allows it on `resource` ("*" without one); what only the body names, the function asks
+    `request.authorise` for, and what else the certificate may see is its to decide.
     auth="none": anybody, rate limited by the door. Errors are raised as everywhere; the door writes them as rest-json.
     """
 
@@ -206,6 +210,7 @@ def route(
             auth=auth,
             action=action,
             function=function,
+            resource=resource,
         )
         known = ROUTES.setdefault((method, template), made)
         if known is not made:

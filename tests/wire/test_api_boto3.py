@@ -354,6 +354,15 @@ def test_presigned_urls(hub: Hub, s3: Any) -> None:
     assert fetch(re.sub("(X-Amz-Expires|Expires)=[0-9]+", r"\1=99999", get))[0] == 403
 
 
+def test_a_browser_runs_nothing_that_is_an_object(hub: Hub, s3: Any) -> None:
+    s3.create_bucket(Bucket="pages")
+    s3.put_object(Bucket="pages", Key="a.html", Body=b"<script>alert(1)</script>", ContentType="text/html")
+    url = s3.generate_presigned_url("get_object", Params={"Bucket": "pages", "Key": "a.html"})
+    with urllib.request.urlopen(url) as answer:
+        assert answer.headers["content-security-policy"] == "sandbox"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+
+
 def test_our_own_presigned_url_is_resumed(hub: Hub, s3: Any, tmp_path: Path) -> None:
     body = os.urandom(300_000)
     s3.put_object(Bucket="data", Key="dir/ö x", Body=body)

@@ -49,7 +49,10 @@ _S3_PLAIN: Final = frozenset({"Marker", "NextMarker"})  # S3's first listing pag
 _JOIN_BURST: Final = 30.0
 _JOIN_A_SECOND: Final = 3.0
 
-_S3_SCOPE = re.compile(r"(?:^|[ ,&])(?:X-Amz-)?Credential=[^,&]*(?:/|%2F)s3(?:/|%2F)aws4_request")
+_CREDENTIAL_END = re.compile(r"[,&]")
+_S3_SCOPE = re.compile(r"(?:/|%2F)s3(?:/|%2F)aws4_request", re.IGNORECASE)
+# Objects are somebody's bytes: a browser that is sent to one must not run it as a page of this host.
+_OBJECT_HEADERS: Final = {"x-content-type-options": "nosniff", "content-security-policy": "sandbox"}
 
 _calls = metrics.counter("marram_api_calls_total", "API calls answered", ["service", "operation", "status"])
 
@@ -138,7 +141,7 @@ class Api:
             if "X-Amz-Signature=" not in stated:
                 return BODY_LIMIT_RAW
         # Only S3 puts objects; other services' bodies are small and are read whole.
-        return None if head.method == "PUT" and _S3_SCOPE.search(stated) else BODY_LIMIT
+        return None if head.method == "PUT" and _is_for_s3(stated) else BODY_LIMIT
 
     async def handle(self, request: Request) -> Response:
         """Never raises but for cancellation: every failure is an answer."""
@@ -154,6 +157,7 @@ class Api:
         response.headers["x-amzn-requestid"] = request_id
         if context.plan.service == "s3":
             response.headers["x-amz-request-id"] = request_id
+            response.headers.update(_OBJECT_HEADERS)
         log.debug(
             "api.call", request_id=request_id, service=context.plan.service, operation=name, status=response.status
         )
@@ -309,7 +313,9 @@ class Api:
             return s3rest.write(shapes, plan, operation, result)
         return awsjson.write(shapes, plan, operation, result, context.request_id)
 
-    def _authorise(self, request: Request, subject: "Subject", action: str, resource: str) -> None:
+    def _authorise(self, request: Request, subject: "Subject | None", action: str, resource: str) -> None:
+        if subject is None:
+            raise Unauthenticated("a client certificate is needed here", reason="missing")
         seen = {
             "aws:SourceIp": request.source_ip,
             "aws:SecureTransport": "true" if request.secure else "false",
@@ -368,8 +374,10 @@ class Api:
             if request.certificate is None:
                 raise Unauthenticated("a client certificate is needed here", reason="missing")
             subject = self._identity.certificate_subject(request.certificate)
-            if route.action is not None and not self._identity.may(subject, route.action, "*", {}):
-                raise Denied(f"{subject.arn} is not authorized to perform: {route.action} on resource: *")
+            if route.action is not None:
+                made = route.resource
+                resource = "*" if made is None else made(self._region, self._account, params)
+                self._authorise(request, subject, route.action, resource)
         else:
             self._limit_rate(request.source_ip)
         assert isinstance(request.body, bytes)
@@ -378,6 +386,7 @@ class Api:
             RawRequest(
                 method=request.method, path=path, params=params, query=query, headers=request.headers, body=request.body,
                 subject=subject, request_id=context.request_id, source_ip=request.source_ip, now_ms=self._clock.wall_ms(),
+                authorise=partial(self._authorise, request, subject),
             ),
         )  # fmt: skip
         return Response(answer.status, {"content-type": answer.content_type} | dict(answer.headers), answer.body)
@@ -435,6 +444,12 @@ class _Unknown(NotFound):
 _PAYLOADS: Final = frozenset(
     {sigv4.UNSIGNED, sigv4.STREAMING_UNSIGNED, sigv4.STREAMING_SIGNED, sigv4.STREAMING_SIGNED_TRAILER}
 )
+
+
+def _is_for_s3(stated: str) -> bool:
+    """By the scope in an Authorization header or a query. Looked at once from left to right: nobody has proven who he is yet."""
+    scope = _CREDENTIAL_END.split(stated.partition("Credential=")[2], maxsplit=1)[0]
+    return _S3_SCOPE.search(scope, max(0, len(scope) - 24)) is not None
 
 
 class _RawRoutes:

@@ -200,6 +200,7 @@ def join_request(body: object) -> RawRequest:
     return RawRequest(
         method="POST", path="/marram/join", params={}, query={}, headers={}, subject=None, request_id="r",
         source_ip="127.0.0.1", now_ms=0, body=body if isinstance(body, bytes) else json.dumps(body).encode(),
+        authorise=lambda _action, _resource: None,
     )  # fmt: skip
 
 

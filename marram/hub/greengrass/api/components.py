@@ -17,8 +17,16 @@ def _all(call: Call, _params: Params) -> str:
     return arn.build("greengrass", call.region, call.account, "components:*")
 
 
-def _named(_call: Call, params: Params) -> str:
-    return str(params["arn"])
+def _named(call: Call, params: Params) -> str:
+    """The ARN in its one spelling: under another, a policy's Deny would not meet it."""
+    text = str(params["arn"])
+    name, version = _split(text)
+    made = arn.build(
+        "greengrass", call.region, call.account, f"components:{name}{f':versions:{version}' if version else ''}"
+    )
+    if text != made:
+        raise Invalid(f"{text!r} is not the ARN of a component of this hub: it would read {made}")
+    return made
 
 
 @operation("greengrassv2", "CreateComponentVersion", resource=_all)

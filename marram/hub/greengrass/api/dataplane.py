@@ -16,11 +16,21 @@ from marram.hub.slice import RawRequest, RawResponse, route
 MAX_BODY = 1 << 20
 
 
+# The resource of a policy is built from what the function then works on: one spelling, decoded as often.
+def _core(region: str, account: str, params: Mapping[str, str]) -> str:
+    return arn.build("greengrass", region, account, f"coreDevices:{unquote(params['thing'])}")
+
+
+def _component(region: str, account: str, params: Mapping[str, str]) -> str:
+    return arn.build("greengrass", region, account, arn.parse(unquote(params["arn"])).resource)
+
+
 @route(
     "GET",
     "/greengrass/v2/coreDevices/{thing}/thingGroups",
     auth="certificate",
     action="greengrass:ListThingGroupsForCoreDevice",
+    resource=_core,
 )
 async def thing_groups(service: Greengrass, request: RawRequest) -> RawResponse:
     thing = unquote(request.params["thing"])
@@ -33,6 +43,7 @@ async def thing_groups(service: Greengrass, request: RawRequest) -> RawResponse:
     "/greengrass/v2/coreDevices/{thing}/clientDevices",
     auth="certificate",
     action="greengrass:ListThingGroupsForCoreDevice",
+    resource=_core,
 )
 async def client_devices(service: Greengrass, request: RawRequest) -> RawResponse:
     thing = unquote(request.params["thing"])
@@ -44,7 +55,6 @@ async def client_devices(service: Greengrass, request: RawRequest) -> RawRespons
     "POST",
     "/greengrass/v2/resolveComponentCandidates",
     auth="certificate",
-    action="greengrass:ResolveComponentCandidates",
 )
 async def resolve_component_candidates(service: Greengrass, request: RawRequest) -> RawResponse:
     body = codec.loads_object(request.body, what="request", max_bytes=MAX_BODY)
@@ -60,9 +70,11 @@ async def resolve_component_candidates(service: Greengrass, request: RawRequest)
             _texts(candidate.get("versionRequirements"), "versionRequirements"),
             _texts(attributes, "platform.attributes"),
         )
+        found_arn = service.components.arn(found.name, found.version)
+        request.authorise("greengrass:ResolveComponentCandidates", found_arn)
         resolved.append(
             {
-                "arn": service.components.arn(found.name, found.version),
+                "arn": found_arn,
                 "componentName": found.name,
                 "componentVersion": found.version,
                 "recipe": base64.b64encode(found.recipe).decode(),
@@ -77,6 +89,7 @@ async def resolve_component_candidates(service: Greengrass, request: RawRequest)
     "/greengrass/v2/components/{arn}/artifacts/{name}",
     auth="certificate",
     action="greengrass:GetComponentVersionArtifact",
+    resource=_component,
 )
 async def component_artifact(service: Greengrass, request: RawRequest) -> RawResponse:
     parts = arn.parse(unquote(request.params["arn"])).resource.split(":")
