@@ -171,7 +171,7 @@ def _check_status(url: str, status: int) -> None:
         raise NotFound(f"{_shown(url)} does not exist")
     if status in (401, 403):
         raise Denied(f"{_shown(url)} may not be read (status {status})")
-    raise Unavailable(f"{_shown(url)} answered with status {status}")
+    raise Unavailable(f"{_shown(url)} answered with status {status}", status=status)
 
 
 def _open_part(part: Path, resume: bool) -> BinaryIO:

@@ -13,6 +13,7 @@ from marram.edge.deploy.work import Work
 from marram.kit import disk
 
 RETRY_S = 2.0
+BROKEN_ANSWERS = 3
 CHUNK = 1 << 20
 
 
@@ -61,12 +62,19 @@ async def _one(work: Work, each: Recipe, artifact: Artifact) -> str:
         return artifact.digest  # fetched before the core was interrupted
     if not artifact.digest and not work.document.local:
         raise Invalid(f"{each.name} {version}: artifact {artifact.name} has no digest; the hub's recipes have one")
+    failures = 0
     while True:  # the phase's deadline ends it
         try:
             await work.tools.source.artifact(each.name, version, artifact.uri, target, work.tools.limits.artifact_bytes)
         except Unavailable as exc:
             if isinstance(exc, disk.DiskFull):
                 raise
+            # A hub that cannot be reached comes back. One that says that it cannot read its own copy says so again.
+            failures = failures + 1 if exc.data.get("status") == 500 else 0
+            if failures >= BROKEN_ANSWERS:
+                raise NotFound(
+                    f"{each.name} {version}: the hub cannot give artifact {artifact.name}: {exc.message}"
+                ) from exc
             await asyncio.sleep(RETRY_S)
             continue
         break

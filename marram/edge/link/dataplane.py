@@ -156,7 +156,7 @@ def _refusal(status: int, body: bytes, path: str) -> MarramError:
         case 413 | 429:
             return LimitExceeded(text)
         case _:
-            return Unavailable(text)
+            return Unavailable(text, status=status)
 
 
 def _recipe(value: JsonValue) -> JsonObject:

@@ -37,6 +37,11 @@ DEAD_S: Final = 6.0
 CONNECT_S: Final = 10.0
 ANSWER_S: Final = 10.0
 STABLE_S: Final = 5.0
+TAKEN_OVER_FAILURES: Final = 5  # waits as after so many failures: seconds
+TWO_CORES: Final = (
+    "another machine is connected as this core: a thing name belongs to one core; stop one of the two, and join it anew"
+    " under a name of its own (marram edge join --replace)"
+)
 SAVE_S: Final = 1.0
 TICK_S: Final = 0.02
 QOS0_BYTES: Final = 1 << 20
@@ -196,7 +201,11 @@ class Link:
                     self._down(session)
                 log.info("link.lost", why=why)
                 await self._after(session)
-                if loop.time() - began > STABLE_S:
+                if session.reason == packets.SESSION_TAKEN_OVER:
+                    # Two cores of one name would put each other out for ever: both wait, longer each time.
+                    failures = max(failures, TAKEN_OVER_FAILURES)
+                    log.error("link.taken_over", thing=self.settings.thing, why=why, hint=TWO_CORES)
+                elif loop.time() - began > STABLE_S:
                     failures = 0
             await asyncio.sleep(self._pause_s(failures))
             failures += 1

@@ -38,6 +38,7 @@ MIGRATIONS: Final = Migrations(slice="spool", package="marram.edge.spool")
 LANES: Final = ("high", "normal", "low")
 LANE_PROPERTY: Final = "mrm-lane"
 SEQUENCE_PROPERTY: Final = "mrm-seq"
+LEAST_SEGMENT_BYTES: Final = 16 << 10
 SAVE_EVERY: Final = 200  # acknowledgements between two writes of the cursor
 READ_AHEAD: Final = 200
 
@@ -291,11 +292,13 @@ class Spool:
 
     def _open_lane(self, name: str, known: tuple[str, int] | None) -> Lane:
         settings = self.settings
+        # A segment goes when all of it is acknowledged and the next has begun: one as large as the budget would never go.
+        segment_bytes = min(settings.segment_bytes, max(LEAST_SEGMENT_BYTES, settings.budget_bytes // 8))
         journal = Journal.open(
             self._folder / name,
             clock=self._clock,
             entropy=self._entropy,
-            segment_bytes=settings.segment_bytes,
+            segment_bytes=segment_bytes,
             budget_bytes=settings.budget_bytes + settings.budget_bytes // 4 + 2 * settings.segment_bytes,
             ahead_bytes=settings.ahead_bytes,
             tail_bytes=256 << 10,

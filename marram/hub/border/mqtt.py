@@ -372,7 +372,8 @@ class Connection(asyncio.Protocol):
         try:
             present = self._door.broker.attach(link, clean=packet.clean, expiry_s=expiry_s, address=self._address)
         except LimitExceeded as exc:
-            raise Refused(packets.QUOTA_EXCEEDED, exc.message) from exc
+            is_rate = exc.data.get("kind") == "rate"
+            raise Refused(packets.CONNECTION_RATE_EXCEEDED if is_rate else packets.QUOTA_EXCEEDED, exc.message) from exc
         if packet.version == V5:
             given: Properties = {
                 "session_expiry_s": expiry_s,

@@ -57,6 +57,8 @@ MAX_FILTERS: Final = 8  # of one SUBSCRIBE
 MAX_SUBSCRIPTIONS: Final = 50
 MAX_SESSIONS: Final = 1_000_000
 MAX_HOPS: Final = 10
+TAKEOVER_BURST: Final = 3  # of one client id; after that one a second
+TAKEOVER_MS: Final = 1000
 UNSYNCED_BYTES: Final = 8 << 20  # above it publishers are not read
 CHECKPOINT_S: Final = 10.0
 CHECKPOINT_SESSIONS: Final = 200
@@ -144,6 +146,7 @@ class Broker:
         self._hungry: set[Session] = set()  # connected, with offsets that are not synced yet or wait for room
         self._wills: dict[str, tuple[int, Will, Subject]] = {}  # delayed: due (wall), by client id
         self._paused: list[Link] = []
+        self._takeovers: dict[str, int] = {}  # by client id: the time up to which its takeovers count, monotonic ms
         self._scheduled = False
         self._wall_ms = 0  # of this tick, once somebody asked
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -327,7 +330,7 @@ class Broker:
         client_id = link.client_id
         other = self.links.get(client_id)
         if other is not None:
-            other.owner.end(packets.SESSION_TAKEN_OVER, "another connection has the client id", presence.DUPLICATE)
+            self._take_over(other, link, address)
         self._wills.pop(client_id, None)
         session = self.sessions.get(client_id)
         if session is not None and (clean or session.version != link.version):
@@ -372,6 +375,25 @@ class Broker:
             self._event(*presence.connected(client_id, link.subject.principal, now_ms, number, link.number, address))
         self.touch()
         return present
+
+    def _take_over(self, old: Link, new: Link, address: str) -> None:
+        """End `old`. Raises LimitExceeded when the client id goes to and fro: two clients that reconnect would never stop."""
+        client_id, now_ms = new.client_id, self._clock.mono_ns() // 1_000_000
+        since_ms = max(self._takeovers.get(client_id, 0), now_ms - TAKEOVER_BURST * TAKEOVER_MS) + TAKEOVER_MS
+        if since_ms > now_ms:
+            raise LimitExceeded(
+                f"client id {client_id} was taken over {TAKEOVER_BURST} times in as many seconds: two clients use it",
+                kind="rate",
+            )
+        self._takeovers[client_id] = since_ms
+        log.warning(
+            "mqtt.taken_over", client=client_id, certificate=new.subject.principal, address=address,
+            from_certificate=old.subject.principal, from_address=old.context.get("aws:SourceIp", ""),
+        )  # fmt: skip
+        who = f"certificate {new.subject.principal[:12]} at {address}"
+        old.owner.end(
+            packets.SESSION_TAKEN_OVER, f"another connection has the client id {client_id}: {who}", presence.DUPLICATE
+        )
 
     def connect_failed(self, subject: Subject, client_id: str, address: str) -> None:
         if client_id and presence.has_events(client_id):
@@ -1097,6 +1119,9 @@ class Broker:
         for session in list(self.sessions.values()):
             if session.expires_ms and session.expires_ms <= now_ms and session.link is None:
                 self._discard(session)
+        if self._takeovers:
+            past_ms = self._clock.mono_ns() // 1_000_000 - TAKEOVER_BURST * TAKEOVER_MS
+            self._takeovers = {client_id: at for client_id, at in self._takeovers.items() if at > past_ms}
         for link in self.links.values():
             if link.subject.program.timed:
                 link.routes.clear()

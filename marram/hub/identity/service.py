@@ -637,7 +637,8 @@ class Identity:
 
         Without a request the hub makes the key and the bundle holds it. names: what the certificate of the core's own
         listener covers beside localhost, 127.0.0.1 and the thing's name; it is on the same key.
-        Raises Unauthenticated for a token that is wrong, used or too old; Denied when it is bound to another thing.
+        Raises Unauthenticated for a token that is wrong, used or too old; Denied when it is bound to another thing, or to
+        none and the thing has a certificate: whoever holds a token must not become a machine that is there already.
         """
         if not THING.fullmatch(thing):
             raise Invalid(f"{thing!r} is not a thing name: 1 to 128 of a-z A-Z 0-9 : _ -")
@@ -648,8 +649,9 @@ class Identity:
         own = [thing] if pki.HOST.fullmatch(thing) and not self.pki.is_own_name(thing) else []
         listener = self.pki.issue_local_server(issued.pem, [*own, *names])
 
-        def work(tx: Tx) -> str:
+        def work(tx: Tx) -> tuple[str, int]:
             policy = self._check_token(tx, digest, thing)
+            others = len(store.principals_of(tx, thing))
             store.use_token(tx, digest)
             certificate_id = self.add_certificate(tx, issued.der, active=True)
             self._things.enrol(tx, thing, thing_id)
@@ -661,10 +663,13 @@ class Identity:
                     tx.touch("identity_policy", policy)
             self._policy(tx, policy)
             self._attach(tx, _target_of_certificate(certificate_id), policy)
-            return certificate_id
+            return certificate_id, others
 
-        certificate_id = await self._db.write(work)
-        log.info("identity.core_joined", thing=thing, certificate=certificate_id, own_key=csr_pem is not None)
+        certificate_id, others = await self._db.write(work)
+        log.info(
+            "identity.core_joined", thing=thing, certificate=certificate_id, own_key=csr_pem is not None,
+            other_certificates=others,
+        )  # fmt: skip
         bundle: dict[str, object] = {
             "format": 1,
             "thingName": thing,
@@ -753,6 +758,11 @@ class Identity:
         bound, policy = found
         if bound and bound != thing:
             raise Denied(f"the join token is for thing {bound}, not {thing}")
+        if not bound and store.principals_of(tx, thing, limit=1):
+            raise Denied(
+                f"thing {thing} has a certificate: to put another machine in its place make a token for it"
+                f" (marram hub join-token --thing {thing}), else join under another name"
+            )
         return policy
 
     # subjects

@@ -7,6 +7,7 @@ the bytes it began with. Not here: signatures and checksums of requests (hub/bor
 import asyncio
 import hashlib
 import itertools
+import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -195,6 +196,9 @@ class Objects:
             file = await asyncio.to_thread(self.path(stored).open, "rb")
         except OSError as error:
             raise Corrupt(f"the bytes of {stored.bucket}/{stored.key} are not in the blob store") from error
+        if os.fstat(file.fileno()).st_size != stored.size:
+            file.close()
+            raise Corrupt(f"the bytes of {stored.bucket}/{stored.key} in the blob store are not {stored.size}")
         return Stream(length=stop - start, chunks=_read(file, start, stop))
 
     def path(self, stored: Stored) -> Path:

@@ -23,7 +23,7 @@ def open_spool(folder: Path, db: Db, *, seed: int = 1, **settings: object) -> Sp
         db,
         clock=CLOCK,
         entropy=SeededEntropy(seed),
-        settings=Settings(segment_bytes=64 << 10, ahead_bytes=0, **settings),  # type: ignore[arg-type]
+        settings=Settings(**{"segment_bytes": 64 << 10, "ahead_bytes": 0, **settings}),  # type: ignore[arg-type]
     )
 
 
@@ -165,8 +165,11 @@ async def test_a_refusal_for_the_moment_with_later_ones_on_the_way_renames_the_l
     await reopened.close()
 
 
-async def test_when_full_it_rejects_by_default_and_frees_with_acknowledgement(tmp_path: Path, db: Db) -> None:
-    spool = open_spool(tmp_path, db, budget_bytes=300_000)
+@pytest.mark.parametrize("segment_bytes", [64 << 10, 1 << 20], ids=["small segments", "segments over the budget"])
+async def test_when_full_it_rejects_by_default_and_frees_with_acknowledgement(
+    tmp_path: Path, db: Db, segment_bytes: int
+) -> None:
+    spool = open_spool(tmp_path, db, budget_bytes=300_000, segment_bytes=segment_bytes)
     count = 0
     with pytest.raises(LimitExceeded, match="budget"):
         for _ in range(1000):

@@ -361,13 +361,16 @@ async def test_joining_makes_a_core_that_may_connect(hub):
     with pytest.raises(Unauthenticated):  # one use
         await hub.identity.join(token, "core-1")
     token, _ = await hub.identity.create_join_token()
+    with pytest.raises(Denied, match="join-token --thing core-1"):  # no token for anybody makes a machine that is there
+        await hub.identity.join(token, "core-1")
+    token, _ = await hub.identity.create_join_token(thing="core-1")
     await hub.identity.join(token, "core-1")  # a second certificate for the thing that is there
     assert len(await hub.registry.certificates_of("core-1")) == 2
 
 
 @pytest.mark.parametrize("name", ["*", "*.example", "hub.example", "HUB.example", "hub.example."])
 async def test_a_core_gets_no_certificate_to_stand_in_for_the_hub(hub, name):
-    token, _ = await hub.identity.create_join_token()
+    token, _ = await hub.identity.create_join_token(thing="core-1")
     with pytest.raises(Invalid):
         await hub.identity.join(token, "core-1", names=["edge.example", name])
     assert await hub.registry.things(Search(), "", 10) == []

@@ -4,7 +4,7 @@ from typing import cast
 
 from marram.core import codec
 from marram.core.codec import JsonObject
-from marram.core.errors import Invalid
+from marram.core.errors import Invalid, LimitExceeded
 from marram.core.mqtt.packets import Properties
 from marram.core.topic import has_wildcard
 from marram.edge.ipc import model
@@ -17,7 +17,8 @@ from marram.edge.pubsub.hub import Message
 MAX_PAYLOAD = 128 * 1024
 
 
-@ipc("aws.greengrass#PublishToIoTCore")
+# A full spool passes: the arguments are good, and the component may try again (the model names ServiceError alone for it).
+@ipc("aws.greengrass#PublishToIoTCore", faults={LimitExceeded: "ServiceError"})
 async def publish_to_iot_core(core: Core, call: Call, request: model.Request) -> JsonObject:
     topic = str(request["topicName"])
     core.authorisation.require(call.component, MQTT_PROXY, call.operation, topic)
