@@ -102,9 +102,10 @@ def _may_pass_roles(call: Call, params: Params) -> None:
     """As AWS: a rule acts with its role's rights, so that whoever writes it must be one who may give them away."""
     authorise = cast("Callable[[str, str], None]", call.extra["authorise"])
     payload = params["topicRulePayload"]
-    for given in (*(payload.get("actions") or ()), payload.get("errorAction") or {}):
+    actions: list[Mapping[str, object]] = [*(payload.get("actions") or ()), payload.get("errorAction") or {}]
+    for given in actions:
         for settings in given.values():
-            role = settings.get("roleArn") if isinstance(settings, Mapping) else None
+            role = cast("Mapping[str, object]", settings).get("roleArn") if isinstance(settings, Mapping) else None
             if role is not None:
                 authorise("iam:PassRole", str(role))
 
