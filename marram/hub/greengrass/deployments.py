@@ -26,6 +26,7 @@ NAMESPACE: Final = "namespace-aws-gg-deployment"
 NOTIFY: Final = "NOTIFY_COMPONENTS"
 NOTIFY_S: Final = 60  # AWS's defaults of the two waits
 VALIDATION_S: Final = 30
+TOKEN_LIFE_MS: Final = 24 * 3600 * 1000
 UNHEALTHY: Final = frozenset({"ERRORED", "BROKEN"})
 
 
@@ -45,10 +46,11 @@ class Deployments:
         self._account, self._region = account, region
 
     async def create(
-        self, request: JsonObject, *, canary_things: int | list[str] = 0, bake_ms: int = 0
+        self, request: JsonObject, *, canary_things: int | list[str] = 0, bake_ms: int = 0, token: str = ""
     ) -> tuple[Deployment, Canary | None]:
         """`request` is CreateDeployment's, wire names. Replaces what is in force for its target (a canary only when promoted).
 
+        The same `token` (clientToken) with the same request gives the deployment of the first time, for 24 hours.
         Raises NotFound when the target or a component version is unknown, Invalid, Unsupported (by name), Conflict while a
         canary bakes.
         """
@@ -56,7 +58,13 @@ class Deployments:
         _refuse_unsupported(request)
         components = _components(request)
 
+        asked = codec.canonical(request)
+
         def work(tx: Tx) -> tuple[Deployment, Canary | None]:
+            if token and (known := store.deployment_of_token(tx, token, TOKEN_LIFE_MS)) is not None:
+                if known[1] != asked:
+                    raise Conflict("the clientToken was used for another deployment request")
+                return _found(store.deployment(tx, known[0]), known[0]), store.canary(tx, known[0])
             things = self._things(tx, target)
             self._check_components(tx, components)
             before = store.latest(tx, target)
@@ -65,6 +73,8 @@ class Deployments:
                     f"deployment {before.id} of {target} is baking on {', '.join(bake.things)}: cancel it first"
                 )
             deployment = self._write(tx, request, target, components, before.revision + 1 if before else 1)
+            if token:
+                store.keep_token(tx, token, deployment.id, asked)
             if not canary_things:
                 self._replace(tx, target, deployment)
                 self._jobs.extend(tx, deployment.job, NAMESPACE, things)

@@ -206,6 +206,28 @@ def set_status(tx: Tx, deployment_id: str, status: str, reason: str = "") -> Non
     tx.execute("UPDATE deployment SET status = ?, reason = ? WHERE id = ?", status, reason, deployment_id)
 
 
+def deployment_of_token(tx: Tx, token: str, life_ms: int) -> tuple[str, bytes] | None:
+    """(deployment id, the request as it was) of a token that is not older than `life_ms`."""
+    row = tx.one(
+        "SELECT deployment, request FROM deployment_token WHERE token = ? AND created_ms > ?",
+        token,
+        tx.now_ms - life_ms,
+    )
+    return (str(row[0]), bytes(cast(bytes, row[1]))) if row else None
+
+
+def keep_token(tx: Tx, token: str, deployment_id: str, request: bytes) -> None:
+    tx.execute(
+        "INSERT INTO deployment_token (token, deployment, request, created_ms) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (token) DO UPDATE SET deployment = excluded.deployment, request = excluded.request,"
+        " created_ms = excluded.created_ms",
+        token,
+        deployment_id,
+        request,
+        tx.now_ms,
+    )
+
+
 def insert_canary(tx: Tx, canary: Canary) -> None:
     tx.execute(
         "INSERT INTO canary (deployment, things, bake_ms, state, reason) VALUES (?, ?, ?, ?, ?)",

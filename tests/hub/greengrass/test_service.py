@@ -213,6 +213,21 @@ async def test_a_deployment_is_a_job_for_each_thing_and_replaces_the_one_before(
         await world.greengrass.components.delete("com.example.Hello", "2.0.0")
 
 
+async def test_a_repeated_request_is_one_deployment(world: World) -> None:
+    for version in ("1.0.0", "2.0.0"):
+        await world.greengrass.components.create(recipe(version))
+    one = {"targetArn": world.group("line"), "components": {"com.example.Hello": {"componentVersion": "1.0.0"}}}
+    create = world.greengrass.deployments.create
+    first, _ = await create(one, token="t1")  # type: ignore[arg-type]
+    again, _ = await create(dict(one), token="t1")  # type: ignore[arg-type]
+    assert again.id == first.id
+    other = {**one, "components": {"com.example.Hello": {"componentVersion": "2.0.0"}}}
+    with pytest.raises(Conflict, match="clientToken"):
+        await create(other, token="t1")  # type: ignore[arg-type]
+    second, _ = await create(other, token="t2")  # type: ignore[arg-type]
+    assert second.revision == 2
+
+
 async def test_unknown_targets_and_versions(world: World) -> None:
     await world.greengrass.components.create(recipe("1.0.0"))
     for target, components, error in (

@@ -26,7 +26,7 @@ def _core_arn(call: Call, params: Params) -> str:
 
 @operation("greengrassv2", "CreateDeployment", resource=_any_deployment)
 async def create_deployment(service: Greengrass, call: Call, params: Params) -> Result:
-    made, _ = await service.deployments.create(_request(params))
+    made, _ = await service.deployments.create(_request(params), token=str(params.get("clientToken") or ""))
     return {"deploymentId": made.id, "iotJobId": made.job, "iotJobArn": _job_arn(call, made.job)}
 
 
