@@ -129,11 +129,11 @@ class Decoder:
     After `receive` raised Invalid the stream has no next frame to find: close the connection.
     """
 
-    __slots__ = ("_buffer", "_limit")
+    __slots__ = ("_buffer", "limit")
 
     def __init__(self, max_message: int = MAX_MESSAGE) -> None:
         self._buffer = b""
-        self._limit = max_message
+        self.limit = max_message  # of the frames that have not begun to arrive
 
     def receive(self, data: bytes) -> list[Message]:
         """All whole messages so far. Raises Invalid at the first damaged or oversized frame."""
@@ -146,7 +146,7 @@ class Decoder:
             # The prelude has its own checksum so that a wrong length is never believed.
             if crc32(buffer[at : at + 8]) != checksum:
                 raise Invalid("event-stream prelude checksum is wrong")
-            if total > self._limit or headers > MAX_HEADERS or total < OVERHEAD + headers:
+            if total > self.limit or headers > MAX_HEADERS or total < OVERHEAD + headers:
                 raise Invalid("event-stream frame lengths are out of range", total=total, headers=headers)
             if have - at < total:
                 break

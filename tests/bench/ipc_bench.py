@@ -22,7 +22,7 @@ def serve(path: str) -> None:
     from marram.edge.pubsub.hub import Hub
 
     class Owner:
-        def token_owner(self, auth_token: str) -> str | None:
+        def token_owner(self, auth_token: str, uid: int) -> str | None:
             return auth_token
 
     policy = {"aws.greengrass.ipc.pubsub": {"p": {"operations": ["*"], "resources": ["bench/*"]}}}

@@ -67,8 +67,10 @@ class Nucleus:
         self._cli_owner = f"{CLI_TOKEN}{os.getuid()}"
         _write_cli_info(root, self._cli_token)
 
-    def token_owner(self, auth_token: str) -> str | None:
-        return self._cli_owner if auth_token == self._cli_token else self._supervisor.token_owner(auth_token)
+    def token_owner(self, auth_token: str, uid: int) -> str | None:
+        if auth_token == self._cli_token:
+            return self._cli_owner if uid in (0, os.getuid()) else None
+        return self._supervisor.token_owner(auth_token, uid)
 
     def get(self, component: str, path: Sequence[str]) -> JsonValue:
         names = NUCLEI if component in NUCLEI else (component,)

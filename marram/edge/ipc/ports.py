@@ -13,8 +13,12 @@ Cancel = Callable[[], None]
 
 
 class Tokens(Protocol):
-    def token_owner(self, auth_token: str) -> str | None:
-        """The component (or `greengrass-cli#...`) that was given this token at its start."""
+    def token_owner(self, auth_token: str, uid: int) -> str | None:
+        """The component (or `greengrass-cli#...`) that was given this token at its start.
+
+        None also when `uid`, whose process presents it, is none that the component was started as: a token that leaked
+        to another user is worth nothing.
+        """
         ...
 
 

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import struct
 from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -30,6 +31,7 @@ from marram.kit.log import logger
 log = logger(__name__)
 
 MAX_FRAME: Final = 8 << 20
+MAX_FIRST: Final = 64 << 10  # of who has not shown a token yet
 MAX_CONNECTIONS: Final = 512
 MAX_STREAMS: Final = 1024  # open subscriptions and calls of one connection
 MAX_CALLS: Final = 128  # calls of one connection that wait for something
@@ -40,6 +42,7 @@ CONNECT_S: Final = 10.0
 REFUSED_S: Final = 1.0
 STALL_S: Final = 0.25
 MAX_SOCKET_PATH: Final = 107
+PEER: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 REQUESTS: Final = metrics.counter("marram_ipc_requests_total", "IPC requests by operation", ("operation",))
 DROPPED: Final = metrics.counter("marram_ipc_events_dropped_total", "IPC events dropped, by component", ("component",))
@@ -104,7 +107,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, server: "Server") -> None:
         self._server = server
-        self._decoder = es.Decoder(MAX_FRAME)
+        self._decoder = es.Decoder(MAX_FIRST)
         self._transport: asyncio.Transport | None = None
         self._streams: dict[int, EventStream] = {}
         self._last_stream = 0
@@ -216,12 +219,14 @@ class Connection(asyncio.Protocol):
             except Invalid:
                 body = {}
             token = body.get("authToken")
-            owner = self._server.core.tokens.token_owner(token) if isinstance(token, str) and token else None
+            if isinstance(token, str) and token:
+                owner = self._server.core.tokens.token_owner(token, _peer_uid(self._transport))
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
         if not owner:
-            log.warning("ipc.connect_refused", version=message.text(":version"))
+            uid = _peer_uid(self._transport)
+            log.warning("ipc.connect_refused", version=message.text(":version"), uid=uid)
             self._write(es.protocol_message(es.MessageType.CONNECT_ACK, 0))
             # Closing at once turns the SDK's AccessDeniedError into a socket error: let the client hang up.
             self._closing = True
@@ -229,6 +234,7 @@ class Connection(asyncio.Protocol):
                 self._deadline = asyncio.get_running_loop().call_later(REFUSED_S, self._transport.abort)
             return
         self.component = owner
+        self._decoder.limit = MAX_FRAME
         self._write(es.protocol_message(es.MessageType.CONNECT_ACK, int(es.Flag.CONNECTION_ACCEPTED)))
 
     def _application(self, message: es.Message, stream_id: int) -> None:
@@ -450,6 +456,18 @@ class Server:
         dirty, self._dirty = self._dirty, []
         for connection in dirty:
             connection.flush()
+
+
+def _peer_uid(transport: asyncio.Transport | None) -> int:
+    """Whose process is at the other end, from the kernel; -1 when it cannot be told."""
+    sock = transport.get_extra_info("socket") if transport is not None else None
+    if sock is None:
+        return -1
+    try:
+        _pid, uid, _gid = PEER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER.size))
+    except OSError:
+        return -1
+    return int(uid)
 
 
 def listen(path: Path) -> socket.socket:

@@ -52,6 +52,7 @@ class Runner:
     def __init__(self, prepared: Prepared, token: str, log_to: RollingLog, around: Surroundings) -> None:
         self.prepared = prepared
         self.token = token
+        self.uids: set[int] = set()  # who its processes were started as, when not as the core
         self.life = Lifecycle()
         self.healthy: bool | None = None  # None: there is no probe, or it has not answered since the start
         self.wanted = True
@@ -297,6 +298,7 @@ class Runner:
         environment = dict(self.prepared.environment)
         environment |= {"SVCUID": self.token, "AWS_CONTAINER_AUTHORIZATION_TOKEN": self.token, **step.environment}
         if user is not None:
+            self.uids.add(user.uid)
             try:
                 os.chown(folder, user.uid, user.gid)
             except OSError as exc:

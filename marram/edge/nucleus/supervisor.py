@@ -69,7 +69,7 @@ class Supervisor:
         self._clock = clock
         self._entropy = entropy
         self._runners: dict[str, Runner] = {}
-        self._tokens: dict[str, str] = {}
+        self._tokens: dict[str, Runner] = {}
         self._listeners: list[Listener] = []
         self._watched: set[str] = set()
         self._group = asyncio.TaskGroup()
@@ -108,8 +108,10 @@ class Supervisor:
     def active(self) -> Mapping[str, Component]:
         return {name: runner.prepared.component for name, runner in self._runners.items()}
 
-    def token_owner(self, auth_token: str) -> str | None:
-        return self._tokens.get(auth_token)
+    def token_owner(self, auth_token: str, uid: int) -> str | None:
+        """None for a token that nobody has, and for a user that the component was never started as."""
+        runner = self._tokens.get(auth_token)
+        return runner.name if runner is not None and uid in {0, os.geteuid(), *runner.uids} else None
 
     def report_state(self, component: str, state: str) -> None:
         self._runner(component).report(state)
@@ -157,12 +159,11 @@ class Supervisor:
         """Run bootstrap and install, beside whatever runs; the component marked as installed. Raises StepFailed."""
         if prepared.component.installed == prepared.install_signature:
             return prepared.component
-        token = self._new_token(prepared.component.name)
-        runner = Runner(prepared, token, self._log_of(prepared.component.name), self)
+        runner = self._new_runner(prepared)
         try:
             await runner.install()
         finally:
-            self._tokens.pop(token, None)
+            self._tokens.pop(runner.token, None)
             runner.output.close()
         return with_installed(prepared.component, prepared.install_signature)
 
@@ -278,14 +279,13 @@ class Supervisor:
         name = prepared.component.name
         if name in self._runners:
             raise Conflict(f"{name} is there already")
-        runner = Runner(prepared, self._new_token(name), self._log_of(name), self)
-        self._runners[name] = runner
+        runner = self._runners[name] = self._new_runner(prepared)
         return runner
 
-    def _new_token(self, name: str) -> str:
+    def _new_runner(self, prepared: Prepared) -> Runner:
         token = self._entropy.bytes(16).hex().upper()
-        self._tokens[token] = name
-        return token
+        runner = self._tokens[token] = Runner(prepared, token, self._log_of(prepared.component.name), self)
+        return runner
 
     def _log_of(self, name: str) -> RollingLog:
         kilobytes = self._config.nucleus("logging", "fileSizeKB", default=1024)

@@ -6,7 +6,9 @@ import io
 import itertools
 import json
 import os
+import pwd
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from marram.core import eventstream
 
 
 def detail(row: Any) -> str:
@@ -349,6 +353,36 @@ def test_a_hard_dependency_that_restarts_takes_its_dependants_along(core: Any) -
     core.ask("stop", name="com.ex.B")
     assert {each["state"] for each in core.components().values()} == {"FINISHED"}
     assert core.ask("stop", name="nobody")["error"]["kind"] == "NotFound"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
+def test_a_stolen_token_is_worth_nothing_to_another_user(core: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    nobody = pwd.getpwnam("nobody").pw_uid
+    core.recipe("com.a", "1.0.0", {"run": "echo token=$SVCUID; exec sleep 1000"})
+    core.up()
+    assert core.deploy(merge={"com.a": "1.0.0"})["status"] == "SUCCEEDED"
+    core.until(lambda: "token=" in core.log("com.a"))
+    token = core.log("com.a").rpartition("token=")[2].split()[0]
+    core.root.chmod(0o711)
+    monkeypatch.chdir(core.root)  # the folders above are root's
+
+    def accepted(uid: int) -> bool:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(5)
+            os.seteuid(uid)
+            try:
+                connection.connect("ipc.socket")
+            finally:
+                os.seteuid(0)
+            headers: dict[str, eventstream.HeaderValue] = {":message-type": 4, ":message-flags": 0, ":stream-id": 0}
+            body = json.dumps({"authToken": token}).encode()
+            connection.sendall(eventstream.encode({**headers, ":version": "0.1.0"}, body))
+            [answer] = eventstream.Decoder().receive(connection.recv(65536))
+            assert answer.number(":message-type") == eventstream.MessageType.CONNECT_ACK
+            return bool(answer.number(":message-flags") & eventstream.Flag.CONNECTION_ACCEPTED)
+
+    assert accepted(0)
+    assert not accepted(nobody)
 
 
 def test_a_second_core_on_one_root_is_refused(core: Any) -> None:

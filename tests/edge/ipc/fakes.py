@@ -40,7 +40,7 @@ class FakeNucleus:
     stamps: dict[str, int] = field(default_factory=dict)
     watchers: list[tuple[str, tuple[str, ...], Callable[[str, Sequence[str]], None]]] = field(default_factory=list)
 
-    def token_owner(self, auth_token: str) -> str | None:
+    def token_owner(self, auth_token: str, uid: int) -> str | None:
         return auth_token.removeprefix("token-of-") if auth_token.startswith("token-of-") else None
 
     def get(self, component: str, path: Sequence[str]) -> JsonValue:

@@ -76,6 +76,22 @@ async def test_unary_answers_terminate_and_streams_answer_before_events(tmp_path
         raw.writer.close()
 
 
+async def test_who_has_not_shown_a_token_gets_no_memory(tmp_path: Path) -> None:
+    async with fakes.serving(fakes.make_core(), tmp_path) as ipc_server:
+        stranger = await Raw.open(ipc_server.path, token=None)
+        stranger.send({":message-type": 4, ":message-flags": 0, ":stream-id": 0, ":version": "0.1.0"}, "x" * 100_000)
+        assert (await stranger.next()).number(":message-type") == es.MessageType.PROTOCOL_ERROR
+        with pytest.raises(EOFError):
+            await stranger.next()
+        stranger.writer.close()
+        known = await Raw.open(ipc_server.path)
+        known.call(
+            1, "PublishToTopic", {"topic": "t", "publishMessage": {"jsonMessage": {"message": {"a": "x" * 100_000}}}}
+        )
+        assert (await known.next()).payload == b"{}"
+        known.writer.close()
+
+
 @pytest.mark.parametrize("token", ["wrong", ""])
 async def test_a_refused_connect_is_answered_and_left_open(tmp_path: Path, token: str) -> None:
     async with fakes.serving(fakes.make_core(), tmp_path) as ipc_server:
