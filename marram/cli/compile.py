@@ -1,6 +1,7 @@
 """`marram compile`: candidates of a trained model measured, the fastest that passes the gate kept."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,9 @@ def _print(found: dict[str, Any], as_json: bool) -> int:
     if as_json:
         print_json(found)
     else:
-        reason = f": {found['failure']}" if found.get("failure") else ""
-        print(f"{found['compilationId']}: {found['status']}{reason}")
+        reason = f": {' '.join(str(found['failure']).split())}" if found.get("failure") else ""
+        out = sys.stderr if found["status"] == "Failed" else sys.stdout
+        print(f"{found['compilationId']}: {found['status']}{reason}", file=out)
         if found.get("report"):
             rows = [
                 [
