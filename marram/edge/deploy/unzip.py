@@ -1,12 +1,14 @@
 """Unpack an untrusted ZIP below one folder: bounded, no way out, nothing but plain files and folders.
 
-Refused: absolute or climbing names, backslashes, links and devices, names that differ in case only, encryption, more files
-or bytes than allowed (counted while unpacking, whatever the headers say).
+Refused: absolute or climbing names, backslashes, links and devices, names that differ in case only, a file where another entry
+needs a folder, encryption, compression other than deflate, more files or bytes than allowed (counted while unpacking, whatever
+the headers say).
 """
 
 import os
 import stat
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 from marram.core.errors import Invalid, LimitExceeded
@@ -14,6 +16,7 @@ from marram.kit import disk
 
 CHUNK = 1 << 18
 MAX_NAME = 1024
+MAX_PART = 255
 
 
 def extract(archive: Path, folder: Path, *, max_bytes: int, max_files: int, executable: bool) -> None:
@@ -29,7 +32,7 @@ def extract(archive: Path, folder: Path, *, max_bytes: int, max_files: int, exec
             for entry in entries:
                 left = _entry(zipped, entry, folder, seen, left, archive.name, executable)
             disk.fsync_dir(folder)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as exc:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, ValueError) as exc:
         raise Invalid(f"{archive.name}: not a ZIP we can read: {exc}") from exc
 
 
@@ -50,12 +53,15 @@ def _entry(
         raise Invalid(f"{name}: two entries {entry.filename!r}")
     seen.add(low)
     target = folder / path
-    if entry.is_dir():
-        target.mkdir(parents=True, exist_ok=True)
-        return left
-    target.parent.mkdir(parents=True, exist_ok=True)
     mode = 0o755 if executable or (entry.external_attr >> 16) & 0o111 else 0o644
-    handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    try:
+        if entry.is_dir():
+            target.mkdir(parents=True, exist_ok=True)
+            return left
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    except (FileExistsError, NotADirectoryError) as exc:
+        raise Invalid(f"{name}: {entry.filename!r} is a file and a folder") from exc
     with os.fdopen(handle, "wb") as writer, zipped.open(entry) as reader:
         os.fchmod(handle, mode)
         while block := reader.read(CHUNK):
@@ -74,9 +80,12 @@ def _safe(entry: zipfile.ZipInfo, archive: str) -> Path | None:
     kind = stat.S_IFMT(entry.external_attr >> 16)
     if entry.flag_bits & 1:
         raise Invalid(f"{archive}: {text!r} is encrypted")
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise Invalid(f"{archive}: {text!r} is compressed by method {entry.compress_type}; deflate is supported")
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise Invalid(f"{archive}: {text!r} is neither file nor folder")
-    bad = len(text) > MAX_NAME or path.is_absolute() or ".." in path.parts or "\\" in text
+    bad = len(text) > MAX_NAME or any(len(os.fsencode(part)) > MAX_PART for part in path.parts)
+    bad = bad or path.is_absolute() or ".." in path.parts or "\\" in text
     if bad or any(ord(char) < 32 for char in text) or ":" in (path.parts or ("",))[0]:
         raise Invalid(f"{archive}: the name {text[:100]!r} leads out of the folder or is not portable")
     return Path(*path.parts) if path.parts else None

@@ -54,6 +54,9 @@ def test_files_folders_and_the_executable_bit(tmp_path: Path) -> None:
         pytest.param([(entry("link", stat.S_IFLNK | 0o777), b"/etc/passwd")], "neither file nor folder", id="link"),
         pytest.param([(entry("dev", stat.S_IFCHR | 0o600), b"")], "neither file nor folder", id="device"),
         pytest.param([("a", b"1"), ("A", b"2")], "two entries", id="same name in another case"),
+        pytest.param([("a", b"1"), ("a/b", b"2")], "a file and a folder", id="folder where a file is"),
+        pytest.param([("a/b", b"1"), ("a", b"2")], "a file and a folder", id="file where a folder is"),
+        pytest.param([("x" * 256, b"")], "leads out", id="long part"),
         pytest.param([(str(number), b"") for number in range(11)], "entries are over", id="many"),
         pytest.param([("a", b"x" * 10_001)], "more than the limit", id="large"),
         pytest.param([("a", b"x" * 6000), ("b", b"x" * 6000)], "more than the limit", id="large together"),
@@ -79,6 +82,22 @@ def test_a_header_that_lies_about_the_size_does_not_help(tmp_path: Path) -> None
     with pytest.raises(MarramError):
         extract(tmp_path / "a.zip", tmp_path / "out")
     assert sum(path.stat().st_size for path in (tmp_path / "out").rglob("*") if path.is_file()) <= 10_000
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_other_compression_is_refused(tmp_path: Path, method: int) -> None:
+    with pytest.raises(Invalid, match="deflate is supported"):
+        extract(archive(tmp_path / "a.zip", ("a", b"x" * 100), compression=method), tmp_path / "out")
+
+
+def test_a_damaged_stream_is_no_archive(tmp_path: Path) -> None:
+    source = archive(tmp_path / "a.zip", ("a", b"hello world " * 100), compression=zipfile.ZIP_DEFLATED)
+    raw = bytearray(source.read_bytes())
+    at = raw.index(b"PK\x03\x04") + 31
+    raw[at : at + 6] = b"\xff" * 6
+    source.write_bytes(raw)
+    with pytest.raises(Invalid, match="not a ZIP"):
+        extract(source, tmp_path / "out")
 
 
 @pytest.mark.parametrize("data", [b"", b"PK", b"not a zip", b"PK\x05\x06" + b"\xff" * 18])
