@@ -39,11 +39,15 @@ class Feedback:
         item = codec.loads_object(payload, what="feedback item", max_bytes=128 << 10)
         document, image = _check(item)
         document["thing"] = thing  # as authenticated, whatever the payload says
-        key = f"items/{document['sha256']}.png"
+        sha256 = str(document["sha256"])
+        if await self._db.read(lambda tx: store.load(tx, sha256)) is not None:
+            # The hash is what the device says: another one must not change the picture that is known by it.
+            _received.inc(outcome="known")
+            return False
+        key = f"items/{sha256}.png"
         await self._objects.ensure_bucket(BUCKET)
         await self._objects.put(BUCKET, key, image)
         document |= {"uri": f"s3://{BUCKET}/{key}", "bytes": len(image)}
-        sha256 = str(document["sha256"])
         new = await self._db.write(lambda tx: store.insert(tx, sha256, thing, document))
         _received.inc(outcome="kept" if new else "known")
         return new

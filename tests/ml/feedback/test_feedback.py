@@ -20,6 +20,8 @@ def item(at: int, **change: Any) -> bytes:
 async def test_items_are_kept_once(stores: Any) -> None:
     assert await stores.feedback.receive("box-1", item(1)) is True
     assert await stores.feedback.receive("box-1", item(1)) is False
+    other = base64.b64encode(b"another picture").decode()
+    assert await stores.feedback.receive("box-3", item(1, image=other)) is False
     assert await stores.feedback.receive("box-2", item(2, reason="random", propensity=0.15)) is True
     found = await stores.feedback.listing()
     assert [(one["thing"], one["reason"], one["propensity"]) for one in found] == [
