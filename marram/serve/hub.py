@@ -92,6 +92,7 @@ class _Signer:
 def run(options: Options) -> int:
     """The hub in the foreground until a signal. Raises ours when it cannot start."""
     data = options.data.absolute()
+    os.umask(0o077)  # whoever made the folder may have let others in; SQLite's side files have no mode of ours
     folders.prepare(data)
     toml = data / "marram.toml"
     config.known_sections(toml, {"hub": HubSettings, "timeseries": SeriesSettings})

@@ -27,6 +27,17 @@ def test_start_says_ready_after_hub_json_and_stops_cleanly(
     assert marram("hub", "status", "--data", hub.data).returncode == 1
 
 
+def test_no_other_user_reads_a_file_of_the_hub_wherever_its_folder_lies(
+    start_hub: Callable[..., Any], tmp_path: Path
+) -> None:
+    data = tmp_path / "open"
+    data.mkdir(mode=0o755)
+    start_hub(data).client("iot").create_thing(thingName="t")
+    found = {path.name: stat.S_IMODE(path.stat().st_mode) for path in data.iterdir()}
+    assert "hub.db-wal" in found
+    assert {name: oct(mode) for name, mode in found.items() if mode & 0o077} == {}
+
+
 def test_ports_and_keys_are_kept(start_hub: Callable[..., Any]) -> None:
     first = start_hub()
     first.stop()
