@@ -10,7 +10,9 @@ from marram.core.shadow import EMPTY, Document, Patch
 
 NOW = 1_750_000_000_000
 leaves = st.one_of(st.booleans(), st.integers(-5, 5), st.text(max_size=3), st.lists(st.integers(0, 3), max_size=2))
-sections = st.recursive(leaves, lambda inner: st.dictionaries(st.sampled_from("abc"), inner, min_size=1, max_size=3), max_leaves=6)
+sections = st.recursive(
+    leaves, lambda inner: st.dictionaries(st.sampled_from("abc"), inner, min_size=1, max_size=3), max_leaves=6
+)
 objects = st.dictionaries(st.sampled_from("abcd"), sections, max_size=4)
 
 
@@ -55,9 +57,18 @@ def test_expected_version() -> None:
         pytest.param(b'{"state": {}, "clientToken": "%s"}' % (b"x" * 65), Invalid, "Invalid clientToken", id="token"),
         pytest.param(b'{"state": {}, "stat": {}}', Invalid, "Invalid member: stat", id="unknown"),
         pytest.param(b'{"state": {"desired": {"a": NaN}}}', Invalid, "Invalid JSON", id="nan"),
-        pytest.param(b'{"state": {"desired": %s}}' % (b'{"a":' * 9 + b"1" + b"}" * 9), Invalid, "too many levels", id="deep"),
-        pytest.param(b'{"state": {"desired": %s}}' % (b'{"a":' * 200 + b"1" + b"}" * 200), Invalid, "too many levels", id="very deep"),
-        pytest.param(b'{"state": {"desired": {"a": "%s"}}}' % (b"x" * 9000), LimitExceeded, "exceeds the maximum size", id="size"),
+        pytest.param(
+            b'{"state": {"desired": %s}}' % (b'{"a":' * 9 + b"1" + b"}" * 9), Invalid, "too many levels", id="deep"
+        ),
+        pytest.param(
+            b'{"state": {"desired": %s}}' % (b'{"a":' * 200 + b"1" + b"}" * 200),
+            Invalid,
+            "too many levels",
+            id="very deep",
+        ),
+        pytest.param(
+            b'{"state": {"desired": {"a": "%s"}}}' % (b"x" * 9000), LimitExceeded, "exceeds the maximum size", id="size"
+        ),
         pytest.param(b'\xff{"state": {}}', Invalid, "Invalid JSON", id="not utf-8"),
     ],
 )

@@ -18,7 +18,9 @@ SPACE = "namespace-aws-gg-deployment"
 
 @pytest.fixture
 def db(tmp_path: Path) -> Iterator[Db]:
-    with Db.open(tmp_path / "hub.db", clock=FakeClock(), migrations=[Migrations(slice="jobs", package="marram.hub.jobs")]) as opened:
+    with Db.open(
+        tmp_path / "hub.db", clock=FakeClock(), migrations=[Migrations(slice="jobs", package="marram.hub.jobs")]
+    ) as opened:
         yield opened
 
 

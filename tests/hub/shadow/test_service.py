@@ -20,7 +20,9 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def db(tmp_path: Path, clock: FakeClock) -> Iterator[Db]:
-    with Db.open(tmp_path / "hub.db", clock=clock, migrations=[Migrations(slice="shadow", package="marram.hub.shadow")]) as opened:
+    with Db.open(
+        tmp_path / "hub.db", clock=clock, migrations=[Migrations(slice="shadow", package="marram.hub.shadow")]
+    ) as opened:
         yield opened
 
 
@@ -70,7 +72,9 @@ async def test_writers_at_once_lose_nothing(db: Db) -> None:
     shadows = Shadows(db)
     async with asyncio.TaskGroup() as group:
         for at in range(100):
-            group.create_task(shadows.update("lamp", "", b'{"state": {"reported": {"k%d": %d}}}' % (at, at)), name=f"w{at}")
+            group.create_task(
+                shadows.update("lamp", "", b'{"state": {"reported": {"k%d": %d}}}' % (at, at)), name=f"w{at}"
+            )
     document = await shadows.get("lamp")
     assert document.version == 100
     assert document.reported == {f"k{at}": at for at in range(100)}
