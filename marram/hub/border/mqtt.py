@@ -82,6 +82,7 @@ class MqttDoor:
         """`anonymous`: who peers without a certificate are; for benchmarks and tests of the codec, never in a hub."""
         self.broker, self.identity, self.clock, self.entropy, self.host = broker, identity, clock, entropy, host
         self.anonymous = anonymous
+        self.tick = broker.tick
         self.now_ms = clock.mono_ns() // 1_000_000
         self.connections: set[Connection] = set()
         self._waiting = Deadlines(connect_s, self._too_slow)
@@ -184,7 +185,7 @@ class Connection(asyncio.Protocol):
             transport.close()
             self._is_lost = True
             return
-        self._link = Link(door.broker, self, transport, door.broker.dirty, subject)
+        self._link = Link(door.broker.core, self, transport, door.tick.dirty, subject)
         self._link.context = {"aws:SourceIp": self._address}
         door.opened(self)
 
@@ -200,9 +201,9 @@ class Connection(asyncio.Protocol):
         except Exception as exc:  # a border: a fault of ours ends one connection, not the door
             log.error("mqtt.failed", exc_info=exc, client=link.client_id, address=self._address)
             self.end(packets.UNSPECIFIED_ERROR, "internal error", presence.SERVER_ERROR)
+        if door.tick.dirty:
+            door.tick.touch()
         broker = door.broker
-        if broker.dirty:
-            broker.touch()
         if broker.is_overloaded and not link.is_closed:
             broker.pause(link)
 
@@ -393,7 +394,7 @@ class Connection(asyncio.Protocol):
         else:
             answer = v311.encode(Connack(0, present))
         if not link.pending:
-            self._door.broker.dirty.append(link)
+            self._door.tick.dirty.append(link)
         link.pending.insert(at, answer)
         self._was_attached = True
         _accepted.inc(outcome="accepted")

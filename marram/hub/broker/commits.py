@@ -12,6 +12,7 @@ from typing import Final
 from marram.core.errors import LimitExceeded, MarramError, Unavailable
 from marram.core.segment import RECORD_BYTES, Record
 from marram.hub.broker.session import Ack, Entry, Session
+from marram.hub.broker.tick import Tick
 from marram.kit import metrics
 from marram.kit.log import logger
 from marram.kit.seglog import Journal
@@ -26,29 +27,27 @@ _refused: Final = metrics.counter("marram_mqtt_append_refused_total", "Records t
 
 
 class Commits:
+    """`settle(ack, failed)` is called when a record is on the disk or never will be; `queued(session)` when its queue grew."""
+
     def __init__(
-        self, journal: Journal, settle: Callable[[Ack, MarramError | None], None], queued: Callable[[Session], None]
+        self,
+        journal: Journal,
+        tick: Tick,
+        settle: Callable[[Ack, MarramError | None], None],
+        queued: Callable[[Session], None],
     ) -> None:
         self.highest: dict[str, int] = {}  # by source
         self.changed_sources: set[str] = set()  # since the last checkpoint
-        self._journal = journal
-        self._settle = settle
-        self._queued = queued
-        self._pending: list[tuple[Record, Entry]] = []
+        self._journal, self._tick = journal, tick
+        self._settle, self._queued = settle, queued
         self._waiters: deque[tuple[int, Ack]] = deque()  # by offset
         self._late: list[tuple[int, Ack]] = []  # joined an offset that others wait for already
         self._positions: deque[tuple[int, str, int]] = deque()  # (offset, source, highest before), unsynced
         self._latest: dict[str, Entry] = {}  # the entry of a source's highest position, until it is synced
         self._refused = 0  # records, since the journal took the last one
+        tick.at_end(self._flush)
         journal.on_synced(self._synced)
         journal.on_void(self._void)
-
-    @property
-    def is_empty(self) -> bool:
-        return not self._pending
-
-    def add(self, record: Record, entry: Entry) -> None:
-        self._pending.append((record, entry))
 
     # sources that number
 
@@ -81,14 +80,14 @@ class Commits:
             self._late.append((entry.offset, ack))
         return True
 
-    # a tick
+    # a turn
 
-    def flush(self) -> None:
+    def _flush(self) -> None:
         """Append what is pending."""
-        pending = self._pending
+        pending = self._tick.records
         if not pending:
             return
-        self._pending = []
+        self._tick.records = []
         part: list[tuple[Record, Entry]] = []
         size = 0
         for item in pending:

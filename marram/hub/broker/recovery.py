@@ -12,8 +12,10 @@ from marram.core.codec import JsonObject, JsonValue
 from marram.core.errors import Corrupt
 from marram.core.segment import KIND_SESSION, Record
 from marram.hub.broker.route import Subscription
-from marram.hub.broker.session import MAX_QUEUE, Session
+from marram.hub.broker.session import MAX_QUEUE, Ack, Entry, Session
+from marram.hub.broker.tick import Tick
 from marram.hub.identity.service import Kind, Subject
+from marram.kit.clock import Clock
 
 BEGIN: Final = "+"
 END: Final = "-"
@@ -56,6 +58,37 @@ def body(session: Session, position: int) -> str:
             "queue": [*session.unacknowledged(), *session.queue],
         }
     ).decode()
+
+
+class Changes:
+    """Writes the changes: into the batch of the turn, what was acknowledged as one record at its end."""
+
+    def __init__(self, tick: Tick, clock: Clock) -> None:
+        self.floors: dict[str, int] = {}  # sessions with a row in the checkpoint: the lowest offset in it
+        self._tick, self._clock = tick, clock
+        self._acked: dict[str, list[int]] = {}  # offsets by client id
+        tick.at_end(self._end)
+
+    def note(self, changes: Sequence[list[JsonValue]], ack: Ack | None = None) -> None:
+        entry = Entry()
+        entry.ack = ack
+        self._tick.add(record(changes, self._clock.wall_ms()), entry)
+
+    def acked(self, client_id: str, offset: int) -> None:
+        """The session has no more to do with this offset. The caller touches the turn."""
+        self._acked.setdefault(client_id, []).append(offset)
+
+    def ended(self, client_id: str) -> None:
+        self.note([[END, client_id]])
+
+    def forget(self, client_id: str) -> None:
+        """What it acknowledged in this turn is of no interest: it ends."""
+        self._acked.pop(client_id, None)
+
+    def _end(self) -> None:
+        if self._acked:
+            acked, self._acked = self._acked, {}
+            self.note([[ACKED, client_id, list[JsonValue](offsets)] for client_id, offsets in acked.items()])
 
 
 class Replay:

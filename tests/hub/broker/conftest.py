@@ -199,7 +199,7 @@ class World:
         await asyncio.gather(self.running, return_exceptions=True)
         if checkpoint:
             await self.broker.stop()
-        self.broker._flush()
+        self.broker.tick.flush()
         self.journal.close()
         self.db.close()
 
