@@ -149,7 +149,7 @@ class World:
         # The fast camera shows the whole clip in ten seconds: its box chooses among all of it at once.
         own = {
             "source": {"fps": float(core.fps)},
-            "feedback": {"per_window": 110 if core.fps == max(FPS) else 12},
+            "feedback": {"per_window": 130 if core.fps == max(FPS) else 12},
             "stay_local": {"canary": self.facts["canary"]},  # known to the boxes alone: a deployment would tell the hub
         }
         document["services"][COMPONENT] = {"configuration": own}
