@@ -10,7 +10,7 @@ import hmac
 import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Final, Protocol
@@ -296,8 +296,8 @@ def signature(key: bytes, amz_date: str, scope: str, canonical: str) -> str:
 @dataclass(frozen=True, slots=True)
 class Credentials:
     access_key_id: str
-    secret: str
-    token: str | None = None
+    secret: str = field(repr=False)
+    token: str | None = field(default=None, repr=False)
 
 
 def amz_date(now_ms: int) -> str:

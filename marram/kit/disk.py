@@ -49,7 +49,13 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Replace `path` by `data`: after a cut it is the old file or the new one, whole. Durable when this returns."""
     temporary = path.with_name(f".{path.name}.tmp")
     with errors_of(path):
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+        # New, never what lies there: a link would lead elsewhere, and who has the file open would read what is written.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            handle = os.open(temporary, flags, mode)
+        except FileExistsError:  # of a life that was cut short, or somebody's
+            temporary.unlink()
+            handle = os.open(temporary, flags, mode)
         try:
             os.fchmod(handle, mode)
             write_all(handle, data)

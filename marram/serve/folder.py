@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Final, cast
@@ -70,7 +70,7 @@ class HubJson:
     endpoints: dict[str, str]
     ca_file: str
     access_key_id: str
-    secret_access_key: str
+    secret_access_key: str = field(repr=False)
     version: str = VERSION
 
     @property

@@ -281,3 +281,7 @@ def test_a_signed_trailer_is_checked() -> None:
     good.finish()
     with pytest.raises(Unauthenticated):
         decoder(trailer=True, length=3).feed(f"{data}x-amz-trailer-signature:{first}\r\n\r\n".encode())
+
+
+def test_credentials_do_not_show_their_secrets() -> None:
+    assert "wJalr" not in repr(sigv4.Credentials("AKID", "wJalr-secret", "wJalr-token"))

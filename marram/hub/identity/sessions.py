@@ -6,7 +6,7 @@ are looked up at each call, so that a deleted key ends its sessions at once.
 
 import hashlib
 from base64 import b32encode, urlsafe_b64decode, urlsafe_b64encode
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from marram.core import codec
@@ -23,8 +23,8 @@ SESSION_LIFE_MS: Final = 8 * 3600 * 1000
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Minted:
     access_key_id: str
-    secret: str
-    token: str
+    secret: str = field(repr=False)
+    token: str = field(repr=False)
     expires_ms: int
 
 
