@@ -320,6 +320,13 @@ def test_tls_on_the_api_door_is_refused(hub: Hub) -> None:
     until(lambda: "TLS on the plain HTTP port" in hub.said(began), "a line in the log", 5)
 
 
+def test_mqtt_on_the_api_door_is_refused_at_once(hub: Hub) -> None:
+    with socket.create_connection(("127.0.0.1", hub.port("api")), 5) as sock:
+        sock.sendall(CONNECT[4])
+        answer = _all(sock)
+    assert answer.startswith(b"HTTP/1.1 400") and b"MQTT on an HTTP port" in answer
+
+
 def test_mqtt_on_the_https_door_wants_its_alpn(hub: Hub, device: Device) -> None:
     with _tls(hub, device, "https") as sock:
         sock.sendall(CONNECT[4])
