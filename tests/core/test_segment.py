@@ -52,6 +52,16 @@ def test_what_is_written_is_read(groups: list[list[Record]]) -> None:
     assert (state.keep_bytes, state.end, state.damage, state.whole) == (ends[-1], BASE + len(flat(groups)), (), True)
 
 
+@given(st.lists(records, max_size=5), st.integers(-(1 << 63), (1 << 63) - 1))
+def test_in_pieces_it_is_the_same_with_times_that_never_go_back(group: list[Record], last_ms: int) -> None:
+    parts: list[bytes] = [b"before"]
+    nbytes, latest = segment.encode_into(parts, group, last_ms)
+    times = [last_ms, *(record.time_ms for record in group)]
+    assert times == sorted(times) and latest == times[-1]
+    assert b"".join(parts[1:]) == b"".join(map(segment.encode_record, group))
+    assert nbytes == len(b"".join(parts[1:]))
+
+
 @given(batches, st.data())
 def test_a_cut_anywhere_leaves_a_prefix_of_whole_batches(groups: list[list[Record]], data: st.DataObject) -> None:
     whole, ends = written(groups)
