@@ -168,7 +168,9 @@ async def _hub(
         db = stack.enter_context(
             Db.open(data / "hub.db", clock=clock, entropy=entropy, migrations=[*_migrations(), *learning.migrations()])
         )
-        place = settings.remember(db, wanted, auto_ports=options.auto_ports, bind=options.bind, name=options.name)
+        place = settings.remember(
+            db, wanted, entropy=entropy, auto_ports=options.auto_ports, bind=options.bind, name=options.name
+        )
         journal = stack.enter_context(Journal.open(data / "log", clock=clock, entropy=entropy))
         endpoints = _endpoints(place)
 

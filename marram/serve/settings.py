@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from marram.core.errors import Conflict, Invalid, Unavailable
+from marram.kit.clock import Entropy
 from marram.kit.db import Db, Tx
 
 PORTS: Final = {"api": 4566, "mqtt": 8883, "https": 8443, "console": 8080}
+AUTO_FIRST, AUTO_COUNT = 20_000, 12_000
 ACCOUNT: Final = "000000000001"
 REGION: Final = "local-1"
 
@@ -33,7 +35,9 @@ class Place:
     host: str
 
 
-def remember(db: Db, wanted: HubSettings, *, auto_ports: bool, bind: str | None, name: str | None) -> Place:
+def remember(
+    db: Db, wanted: HubSettings, *, entropy: Entropy, auto_ports: bool, bind: str | None, name: str | None
+) -> Place:
     """Settle this start's place with what the folder holds. Raises Conflict for a changed account or region, Invalid."""
     if bind is not None and not name:
         raise Invalid(
@@ -43,7 +47,14 @@ def remember(db: Db, wanted: HubSettings, *, auto_ports: bool, bind: str | None,
         raise Invalid(f"account_id is 12 digits, not {wanted.account_id!r}")
     if wanted.region and not re.fullmatch(r"[a-z]{2,}(-[a-z0-9]+)+", wanted.region):
         raise Invalid(f"region looks like local-1 or eu-west-1, not {wanted.region!r}")
-    free = {door: _free_port() for door in PORTS} if auto_ports else dict(PORTS)
+    free: dict[str, int] = dict(PORTS)
+    if auto_ports:
+        taken: set[int] = set()
+        for door in PORTS:
+            while (port := _free_port(entropy)) in taken:
+                pass
+            taken.add(port)
+            free[door] = port
 
     def work(tx: Tx) -> Place:
         account = _once(tx, "account", wanted.account_id, ACCOUNT)
@@ -64,10 +75,14 @@ def _once(tx: Tx, key: str, wanted: str, default: str) -> str:
     return wanted or default
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", 0))
-        except OSError as exc:
-            raise Unavailable(f"no free port on loopback: {exc.strerror}") from exc
-        return int(probe.getsockname()[1])
+def _free_port(entropy: Entropy) -> int:
+    """Below the range that the kernel takes for outgoing connections: there a kept port may be in use at the next start."""
+    for _ in range(200):
+        port = AUTO_FIRST + int.from_bytes(entropy.bytes(2)) % AUTO_COUNT
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise Unavailable(f"no free port on loopback from {AUTO_FIRST} to {AUTO_FIRST + AUTO_COUNT - 1}")

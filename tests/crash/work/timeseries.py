@@ -17,7 +17,7 @@ from marram.core.segment import Origin
 from marram.hub.timeseries import service, store, work
 from marram.hub.timeseries.points import Point
 from marram.hub.timeseries.service import TimeSeries
-from marram.kit import disk
+from marram.kit import disk, pool
 from marram.kit.clock import FakeClock, SystemEntropy
 from marram.kit.db import Db, Migrations
 from marram.kit.seglog import Journal
@@ -33,6 +33,12 @@ class Here:
 
     async def call(self, method: str, params: Mapping[str, object], timeout_s: float) -> JsonValue:
         return codec.loads(codec.dumps(work.HANDLERS[method](cast(JsonObject, params))))
+
+    async def call_raw(self, method: str, params: Mapping[str, object], timeout_s: float) -> tuple[JsonValue, bytes]:
+        answer = work.HANDLERS[method](cast(JsonObject, params))
+        if isinstance(answer, pool.Raw):
+            return codec.loads(codec.dumps(answer.result)), b"".join(answer.parts)
+        return codec.loads(codec.dumps(answer)), b""
 
     async def close(self) -> None:
         pass
