@@ -5,6 +5,7 @@ write that failed is a reason code (MQTT 5) or a closed connection (3.1.1), neve
 """
 
 import asyncio
+from collections.abc import Iterable
 from typing import Final
 
 from marram.core.errors import MarramError
@@ -81,6 +82,21 @@ class Acks:
             self._tick.touch()
         else:
             link.owner.end(packets.QUOTA_EXCEEDED, ack.failed.message, presence.SERVER_ERROR)
+
+    def all_synced(self, acks: Iterable[Ack]) -> None:
+        """The journal has what these wait for."""
+        for ack in acks:
+            link = ack.link
+            if link is None or ack.left > 1 or ack.failed is not None:
+                self.settled(ack, None)
+                continue
+            ack.left = 0
+            link.unacked -= 1
+            if self._paused and link.unacked == MAX_IN_FLIGHT // 2:
+                self.resume()
+            if not link.is_closed:
+                link.acknowledge(ack.packet_id)
+        self._tick.touch()
 
     def refuse(self, link: Link, packet_id: int, reason: int, why: str, event: str) -> None:
         """MQTT 5 with QoS 1: a PUBACK that says so. Else the connection ends, as AWS has it."""

@@ -11,6 +11,7 @@ from typing import Final
 
 from marram.core.errors import LimitExceeded, MarramError, Unavailable
 from marram.core.segment import RECORD_BYTES, Record
+from marram.hub.broker.acks import Acks
 from marram.hub.broker.session import Ack, Entry, Session
 from marram.hub.broker.tick import Tick
 from marram.kit import metrics
@@ -27,20 +28,13 @@ _refused: Final = metrics.counter("marram_mqtt_append_refused_total", "Records t
 
 
 class Commits:
-    """`settle(ack, failed)` is called when a record is on the disk or never will be; `queued(session)` when its queue grew."""
+    """`queued(session)` is called when its queue grew."""
 
-    def __init__(
-        self,
-        journal: Journal,
-        tick: Tick,
-        settle: Callable[[Ack, MarramError | None], None],
-        queued: Callable[[Session], None],
-    ) -> None:
+    def __init__(self, journal: Journal, tick: Tick, acks: Acks, queued: Callable[[Session], None]) -> None:
         self.highest: dict[str, int] = {}  # by source
         self.changed_sources: set[str] = set()  # since the last checkpoint
-        self._journal, self._tick = journal, tick
-        self._settle, self._queued = settle, queued
-        self._waiters: deque[tuple[int, Ack]] = deque()  # by offset
+        self._journal, self._tick, self._acks, self._queued = journal, tick, acks, queued
+        self._waiters: deque[tuple[int, list[Ack]]] = deque()  # by append: its end, and who waits for a record of it
         self._late: list[tuple[int, Ack]] = []  # joined an offset that others wait for already
         self._positions: deque[tuple[int, str, int]] = deque()  # (offset, source, highest before), unsynced
         self._latest: dict[str, Entry] = {}  # the entry of a source's highest position, until it is synced
@@ -84,56 +78,69 @@ class Commits:
 
     def _flush(self) -> None:
         """Append what is pending."""
-        pending = self._tick.records
-        if not pending:
+        records, waiting = self._tick.records, self._tick.waiting
+        if not records:
             return
-        self._tick.records = []
-        part: list[tuple[Record, Entry]] = []
-        size = 0
-        for item in pending:
-            record = item[0]
-            size += RECORD_BYTES + len(record.topic) + len(record.meta) + len(record.payload)
-            if size > APPEND_BYTES and part:
-                self._append(part)
-                part, size = [], 0
-            part.append(item)
-        self._append(part)
+        self._tick.records, self._tick.waiting = [], []
+        sizes = [RECORD_BYTES + len(record.topic) + len(record.meta) + len(record.payload) for record in records]
+        if sum(sizes) <= APPEND_BYTES:
+            self._append(records, waiting)
+            return
+        first = total = 0
+        for at, size in enumerate(sizes):
+            total += size
+            if total > APPEND_BYTES and at > first:
+                self._append(records[first:at], waiting[first:at])
+                first, total = at, size
+        self._append(records[first:], waiting[first:])
 
-    def _append(self, part: list[tuple[Record, Entry]]) -> None:
+    def _append(self, records: list[Record], waiting: list[Entry | Ack]) -> None:
         try:
-            offset = self._journal.append([record for record, _ in part])
+            offset = self._journal.append(records)
         except (Unavailable, LimitExceeded) as exc:
-            _refused.inc(len(part))
+            _refused.inc(len(records))
             if not self._refused:  # once: a thousand lines a second would fill the disk that is full
-                log.warning("broker.append_refused", records=len(part), reason=exc.message)
-            self._refused += len(part)
-            for _, entry in part:
+                log.warning("broker.append_refused", records=len(records), reason=exc.message)
+            self._refused += len(records)
+            for entry in waiting:
                 self._failed(entry, exc)
             return
         if self._refused:
             log.warning("broker.append_again", refused=self._refused)
             self._refused = 0
-        _appended.inc(len(part))
-        for _, entry in part:
-            entry.offset = offset
-            if entry.sessions is not None:
-                for session in entry.sessions:
-                    session.joining -= 1
-                    session.queue.append(offset)
-                    self._queued(session)
-                entry.sessions = None
-            if entry.ack is not None:
-                self._waiters.append((offset, entry.ack))
-                entry.ack = None
-            if entry.acks is not None:
-                for ack in entry.acks:
-                    self._waiters.append((offset, ack))
-                entry.acks = None
-            if entry.source:
-                self._positions.append((offset, entry.source, entry.previous))
+        _appended.inc(len(records))
+        acks: list[Ack] = []
+        for entry in waiting:
+            if isinstance(entry, Ack):
+                acks.append(entry)
+            else:
+                self._placed(entry, offset, acks)
             offset += 1
+        if acks:
+            self._waiters.append((offset, acks))
 
-    def _failed(self, entry: Entry, why: MarramError) -> None:
+    def _placed(self, entry: Entry, offset: int, acks: list[Ack]) -> None:
+        """Its record has this offset; those who wait for it join `acks`."""
+        entry.offset = offset
+        if entry.sessions is not None:
+            for session in entry.sessions:
+                session.joining -= 1
+                session.queue.append(offset)
+                self._queued(session)
+            entry.sessions = None
+        if entry.ack is not None:
+            acks.append(entry.ack)
+            entry.ack = None
+        if entry.acks is not None:
+            acks += entry.acks
+            entry.acks = None
+        if entry.source:
+            self._positions.append((offset, entry.source, entry.previous))
+
+    def _failed(self, entry: Entry | Ack, why: MarramError) -> None:
+        if isinstance(entry, Ack):
+            self._acks.settled(entry, why)
+            return
         for session in entry.sessions or ():
             session.joining -= 1
         entry.sessions = None
@@ -144,7 +151,7 @@ class Commits:
             acks.insert(0, entry.ack)
             entry.ack = None
         for ack in acks:
-            self._settle(ack, why)
+            self._acks.settled(ack, why)
 
     def _fall_back(self, source: str, previous: int) -> None:
         if self.highest.get(source, -1) > previous:
@@ -161,13 +168,13 @@ class Commits:
             if latest is not None and 0 <= latest.offset < synced:
                 del self._latest[source]
         waiters = self._waiters
-        while waiters and waiters[0][0] < synced:
-            self._settle(waiters.popleft()[1], None)
+        while waiters and waiters[0][0] <= synced:
+            self._acks.all_synced(waiters.popleft()[1])
         if self._late:
             late, self._late = self._late, []
             for offset, ack in late:
                 if offset < synced:
-                    self._settle(ack, None)
+                    self._acks.settled(ack, None)
                 else:
                     self._late.append((offset, ack))
 
@@ -176,9 +183,11 @@ class Commits:
         while self._positions and self._positions[-1][0] >= first:
             _, source, previous = self._positions.pop()
             self._fall_back(source, previous)
-        lost = [ack for offset, ack in (*self._waiters, *self._late) if first <= offset < end]
-        self._waiters = deque(item for item in self._waiters if not first <= item[0] < end)
+        # An append is void as a whole.
+        lost = [ack for last, acks in self._waiters if first < last <= end for ack in acks]
+        lost += [ack for offset, ack in self._late if first <= offset < end]
+        self._waiters = deque(item for item in self._waiters if not first < item[0] <= end)
         self._late = [item for item in self._late if not first <= item[0] < end]
         why = self._journal.void_error
         for ack in lost:
-            self._settle(ack, why)
+            self._acks.settled(ack, why)

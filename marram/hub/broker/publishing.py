@@ -105,13 +105,20 @@ class Publishing:
             self._acks.settled(ack, None)
         self._tick.touch()
 
-    def append(self, link: Link, match: Match, topic: bytes, payload: bytes, packet_id: int, entry: Entry) -> None:
-        entry.ack = Ack(link, packet_id, 1)
+    def append(
+        self, link: Link, match: Match, topic: bytes, payload: bytes, packet_id: int, entry: Entry | None
+    ) -> None:
+        ack = Ack(link, packet_id, 1)
         link.unacked += 1
         if link.unacked > MAX_IN_FLIGHT:
             self._acks.too_many(link)  # what was delivered is appended all the same
         tick = self._tick
-        tick.add(Record(KIND_MESSAGE, 0, tick.wall_ms(), topic, link.meta + match.meta_one, payload), entry)
+        record = Record(KIND_MESSAGE, 0, tick.wall_ms(), topic, link.meta + match.meta_one, payload)
+        if entry is None:
+            tick.add(record, ack)
+        else:
+            entry.ack = ack
+            tick.add(record, entry)
 
     def acknowledged(self, session: Session, entry: Entry | None) -> None:
         if entry is not None and entry.offset >= 0:

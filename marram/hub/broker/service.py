@@ -70,7 +70,7 @@ class Broker:
         self._matching = matching = Matching(identity, self._reserved)
         changes = Changes(tick, clock)
         self._feeding = feeding = Feeding(journal, tick, clock, matching, changes)
-        self._commits = commits = Commits(journal, tick, acks.settled, feeding.queued)
+        self._commits = commits = Commits(journal, tick, acks, feeding.queued)
         self._retained = RetainedMessages(db)
         self._delivery = delivery = Delivery(tick, clock, matching, commits, acks, self._retained)
         self.core = Publishing(tick, matching, delivery, commits, acks, self._reserved, feeding, changes)

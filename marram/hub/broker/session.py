@@ -56,8 +56,10 @@ class Core(Protocol):
 
     def acknowledged(self, session: "Session", entry: "Entry | None") -> None: ...
 
-    def append(self, link: "Link", match: Match, topic: bytes, payload: bytes, packet_id: int, entry: "Entry") -> None:
-        """Have a plain QoS 1 message appended, and acknowledged after the sync."""
+    def append(
+        self, link: "Link", match: Match, topic: bytes, payload: bytes, packet_id: int, entry: "Entry | None"
+    ) -> None:
+        """Have a plain QoS 1 message appended, and acknowledged after the sync. `entry`: when sessions wait for its offset."""
 
     def too_large(self, link: "Link", size: int) -> None: ...
 
@@ -265,11 +267,13 @@ class Link:
                     message = Message(topic, frame[payload_at:], 1, b"")
                 session.deliver(message)
             if match.lasts:
-                entry = Entry()
-                for session in match.durable:
+                entry: Entry | None = None
+                if match.durable:
+                    entry = Entry()
                     if message is None:
                         message = Message(topic, frame[payload_at:], 1, b"")
-                    session.deliver_durable(message, entry)
+                    for session in match.durable:
+                        session.deliver_durable(message, entry)
                 core.append(self, match, topic, frame[payload_at:], packet_id, entry)
             else:
                 self.send(PUBACK + bytes((packet_id >> 8, packet_id & 255)))

@@ -7,16 +7,17 @@ import asyncio
 from collections.abc import Callable
 
 from marram.core.segment import Record
-from marram.hub.broker.session import Entry, Link
+from marram.hub.broker.session import Ack, Entry, Link
 from marram.kit.clock import Clock
 
 
 class Tick:
-    __slots__ = ("_clock", "_ends", "_loop", "_scheduled", "_wall_ms", "dirty", "records")
+    __slots__ = ("_clock", "_ends", "_loop", "_scheduled", "_wall_ms", "dirty", "records", "waiting")
 
     def __init__(self, clock: Clock) -> None:
         self.dirty: list[Link] = []  # with pending bytes; always this list
-        self.records: list[tuple[Record, Entry]] = []  # for the journal, in order
+        self.records: list[Record] = []  # for the journal, in order
+        self.waiting: list[Entry | Ack] = []  # one a record: what learns its offset, or only waits for it
         self._clock = clock
         self._ends: list[Callable[[], None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -31,9 +32,10 @@ class Tick:
         """Call it at each end, in the order in which they were given, before the links are written."""
         self._ends.append(call)
 
-    def add(self, record: Record, entry: Entry) -> None:
-        """Have `record` appended at the end of this turn; `entry` learns its offset."""
-        self.records.append((record, entry))
+    def add(self, record: Record, entry: Entry | Ack) -> None:
+        """Have `record` appended at the end of this turn, for `entry`."""
+        self.records.append(record)
+        self.waiting.append(entry)
         if not self._scheduled:
             self.touch()
 

@@ -1,6 +1,7 @@
 """A broker with its door on real stores and a real identity; clients are core.mqtt's own, joined by memory, not sockets."""
 
 import asyncio
+import errno
 import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -166,6 +167,15 @@ class Client:
         await self.end()
 
 
+class Breakable(Journal):
+    is_broken = False
+
+    def _sync(self, handle: int) -> None:
+        if self.is_broken:
+            raise OSError(errno.EIO, "the disk failed")
+        super()._sync(handle)
+
+
 class World:
     def __init__(self, folder: Path, settings: Settings | None = None) -> None:
         self.folder, self.settings = folder, settings
@@ -176,7 +186,7 @@ class World:
         self.bus = Bus()
         migrations = [Migrations(slice=name, package=f"marram.hub.{name}") for name in ("identity", "broker")]
         self.db = Db.open(self.folder / "hub.db", clock=self.clock, entropy=self.entropy, migrations=migrations)
-        self.journal = Journal.open(
+        self.journal = Breakable.open(
             self.folder / "log", clock=self.clock, entropy=self.entropy, budget_bytes=self.budget
         )
         self.pki = Pki.open(self.folder / "pki", clock=self.clock, entropy=self.entropy)

@@ -590,6 +590,25 @@ async def test_sessions_give_up_their_oldest_before_the_journal_is_full(world) -
     assert len(world.broker.sessions["sub"].queue) == left
 
 
+async def test_what_a_failed_sync_took_is_never_acknowledged(world) -> None:
+    world.broker.add_consumer("rules", lambda topic: topic.startswith("a/"))
+    old, new = await world.client("old"), await world.client("new", version=5)
+    sleeper = await world.client("sleeper", clean=False)
+    await sleeper.subscribe("a/+")
+    await sleeper.disconnect()
+    world.journal.is_broken = True
+    old.publish("a/b", "1", 1)
+    answers = [new.acked("a/b", str(number)) for number in range(3)]
+    assert await asyncio.gather(*answers) == [packets.QUOTA_EXCEEDED] * 3
+    await old.end()
+    assert not any(isinstance(packet, packets.Puback) for packet in old.got)
+    world.journal.is_broken = False
+    world.clock.advance(1000)
+    assert await new.acked("a/b", "again") == 0
+    sleeper = await world.client("sleeper", clean=False)
+    assert (await sleeper.message()).payload == b"again"
+
+
 async def test_a_full_journal_refuses(world) -> None:
     world.budget = 1
     await world.reopen()
