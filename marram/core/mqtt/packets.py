@@ -68,7 +68,6 @@ PAYLOAD_FORMAT_INVALID: Final = 0x99
 RETAIN_NOT_SUPPORTED: Final = 0x9A
 QOS_NOT_SUPPORTED: Final = 0x9B
 SHARED_NOT_SUPPORTED: Final = 0x9E
-CONNECTION_RATE_EXCEEDED: Final = 0x9F
 SUBSCRIPTION_IDS_NOT_SUPPORTED: Final = 0xA1
 WILDCARDS_NOT_SUPPORTED: Final = 0xA2
 
@@ -329,9 +328,15 @@ def publish_frame(
 ) -> bytes:
     """`properties`: encoded, without their length; left out in 3.1.1."""
     first = 0x30 | qos << 1 | (1 if retain else 0) | (8 if dup else 0)
-    head = u16(len(topic)) + topic
+    size = len(topic)
+    head = topic
     if qos:
-        head += u16(packet_id)
+        head += bytes((packet_id >> 8 & 255, packet_id & 255))
     if version == V5:
         head += varint(len(properties)) + properties
-    return bytes((first,)) + varint(len(head) + len(payload)) + head + payload
+    length = 2 + len(head) + len(payload)
+    if length < 128:
+        return bytes((first, length, size >> 8 & 255, size & 255)) + head + payload
+    if length < 16384:
+        return bytes((first, length & 127 | 128, length >> 7, size >> 8 & 255, size & 255)) + head + payload
+    return bytes((first,)) + varint(length) + u16(size) + head + payload
