@@ -2,6 +2,7 @@
 
 import io
 import json
+import socket
 import tarfile
 from collections.abc import Callable
 from typing import Any
@@ -147,35 +148,29 @@ def test_refusals(site: Site, wait_for: Callable[..., Any]) -> None:
 def test_a_job_goes_on_after_the_hub_was_killed(
     site: Site, start_hub: Callable[..., Any], wait_for: Callable[..., Any]
 ) -> None:
-    """The first run waits to be killed, the second finds the mark that it left outside of its folder."""
-    mark = site.hub.data.parent / "mark"
-    program = f"""
-import os, pathlib, time
-mark = pathlib.Path({str(mark)!r})
-if not mark.exists():
-    mark.write_text(str(os.getpid()))
-    time.sleep(600)
-pathlib.Path(os.environ["SM_MODEL_DIR"], "weights").write_text("ours")
+    """The first run finds us listening, and waits to be killed; the second does not."""
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        door.settimeout(30)
+        program = f"""
+import os, pathlib, socket
+try:
+    socket.create_connection(("127.0.0.1", {door.getsockname()[1]})).recv(1)
+except ConnectionRefusedError:
+    pathlib.Path(os.environ["SM_MODEL_DIR"], "weights").write_text("ours")
 """
-    site.sagemaker.create_training_job(**site.script("killed", program))
-    site.sagemaker.create_training_job(**site.job("waiting"))
-    first = int(wait_for(lambda: mark.exists() and mark.read_text(), "the job's first run"))
-    site.hub.kill()
-    wait_for(lambda: not alive(first), "the end of the program with its hub")
+        site.sagemaker.create_training_job(**site.script("killed", program))
+        site.sagemaker.create_training_job(**site.job("waiting"))
+        first, _ = door.accept()
+    with first:
+        site.hub.kill()
+        first.settimeout(30)
+        assert first.recv(1) == b"", "the program ends with its hub"
     site.open(start_hub())
     for name in ("killed", "waiting"):
         wait_for(lambda name=name: site.status(name) == "Completed", f"job {name}")
         site.s3.head_object(Bucket="work", Key=f"models/{name}/output/model.tar.gz")
     steps = [each["Status"] for each in site.described("killed")["SecondaryStatusTransitions"]]
     assert steps.count("Training") == 2 and steps[-1] == "Completed"
-
-
-def alive(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def test_a_labelling_job_from_manifest_to_manifest(site: Site) -> None:

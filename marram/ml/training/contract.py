@@ -1,9 +1,13 @@
 """SageMaker's contract for algorithms: folders, configuration files, SM_* variables, arguments. Pure of process control.
 
 Source: the toolkit sagemaker-training 5.1.4 (`to_env_vars`) and "How Amazon SageMaker AI runs your training image". Paths
-below are of one job's private folder; a job in a mount namespace sees the same as /opt/ml.
+below are of one job's private folder; a job in a mount namespace sees the same as /opt/ml. What a program left is read here
+without following a link: it may lead to what the program could not read itself.
 """
 
+import errno
+import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -33,6 +37,7 @@ def lay_out(root: Path, *, hyperparameters: Mapping[str, str], channels: Mapping
 def environment(
     root: Path,
     *,
+    seen: Path,
     job: str,
     job_arn: str,
     hyperparameters: Mapping[str, str],
@@ -41,18 +46,18 @@ def environment(
     cpus: int,
     instance_type: str,
 ) -> dict[str, str]:
-    """The SM_* variables, with paths below `root`."""
+    """The SM_* variables, with paths below `seen`: where the program sees `root`."""
     user = {name: value for name, value in hyperparameters.items() if not name.startswith("sagemaker_")}
     names = sorted(channels)
     env = {
         "TRAINING_JOB_NAME": job,
         "TRAINING_JOB_ARN": job_arn,
-        "SM_MODEL_DIR": str(root / "model"),
-        "SM_INPUT_DIR": str(root / "input"),
-        "SM_INPUT_CONFIG_DIR": str(root / "input/config"),
-        "SM_OUTPUT_DIR": str(root / "output"),
-        "SM_OUTPUT_DATA_DIR": str(root / "output/data"),
-        "SM_OUTPUT_INTERMEDIATE_DIR": str(root / "output/intermediate"),
+        "SM_MODEL_DIR": str(seen / "model"),
+        "SM_INPUT_DIR": str(seen / "input"),
+        "SM_INPUT_CONFIG_DIR": str(seen / "input/config"),
+        "SM_OUTPUT_DIR": str(seen / "output"),
+        "SM_OUTPUT_DATA_DIR": str(seen / "output/data"),
+        "SM_OUTPUT_INTERMEDIATE_DIR": str(seen / "output/intermediate"),
         "SM_CHANNELS": _json(names),
         "SM_HPS": _json(user),
         "SM_USER_ARGS": _json(arguments(hyperparameters)),
@@ -70,11 +75,11 @@ def environment(
         "SM_RESOURCE_CONFIG": (root / "input/config/resourceconfig.json").read_text(),
         "SM_INPUT_DATA_CONFIG": (root / "input/config/inputdataconfig.json").read_text(),
         "SM_MODULE_NAME": program.removesuffix(".py"),
-        "SM_MODULE_DIR": str(root / "code"),
+        "SM_MODULE_DIR": str(seen / "code"),
         "SM_USER_ENTRY_POINT": program,
     }
     for name in names:
-        env[f"SM_CHANNEL_{name.upper().replace('-', '_')}"] = str(root / "input/data" / name)
+        env[f"SM_CHANNEL_{name.upper().replace('-', '_')}"] = str(seen / "input/data" / name)
     for name, value in user.items():
         env[f"SM_HP_{name.upper().replace('-', '_')}"] = value
     return env
@@ -91,11 +96,40 @@ def arguments(hyperparameters: Mapping[str, str]) -> list[str]:
 
 def failure(root: Path) -> str:
     """What the program wrote for people into output/failure, at most 1,024 characters."""
+    return (left(root, "output/failure", 4096) or b"").decode(errors="replace")[:1024]
+
+
+def left(root: Path, path: str, limit: int) -> bytes | None:
+    """The first `limit` bytes of a file that the program left below `root`; None when it is none, or behind a link."""
     try:
-        with (root / "output/failure").open("rb") as file:
-            return file.read(4096).decode(errors="replace")[:1024]
+        found = _open(root, path, os.O_NONBLOCK)  # a FIFO would wait for a writer
     except OSError:
-        return ""
+        return None
+    with open(found, "rb") as file:
+        return file.read(limit) if stat.S_ISREG(os.fstat(found).st_mode) else None
+
+
+def check_folder(root: Path, path: str) -> Path:
+    """Raises Invalid when `path` below `root` is no folder, or behind a link."""
+    try:
+        os.close(_open(root, path, os.O_DIRECTORY))
+    except OSError as exc:
+        why = "a link" if exc.errno in (errno.ELOOP, errno.ENOTDIR) else exc.strerror
+        raise Invalid(f"/opt/ml/{path} cannot be read: {why}") from exc
+    return root / path
+
+
+def _open(root: Path, path: str, flags: int) -> int:
+    at = os.open(root, os.O_PATH | os.O_DIRECTORY)
+    *folders, name = path.split("/")
+    try:
+        for folder in folders:
+            inner = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=at)
+            os.close(at)
+            at = inner
+        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | flags, dir_fd=at)
+    finally:
+        os.close(at)
 
 
 def check_program(program: str) -> str:

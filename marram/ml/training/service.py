@@ -1,7 +1,9 @@
 """Training jobs: accepted into a queue that survives, run one at a time in worker processes, results in the object store.
 
 A job found running at the start (the hub was killed) begins again from nothing, at most three times; a job's folder is
-scratch and never read as a result. Containers and clusters will be other runners behind `_execute`.
+scratch and never read as a result. A program of somebody's (`marram/python`) runs in a sandbox (kit/sandbox.py) that shows
+it the job's folder as /opt/ml and nothing else of the hub's; where there cannot be one, such a job is refused. Containers
+and clusters will be other runners behind `_execute`.
 """
 
 import asyncio
@@ -21,7 +23,7 @@ from marram.core import arn, codec
 from marram.core.codec import JsonObject, JsonValue
 from marram.core.errors import AlreadyExists, Conflict, Invalid, LimitExceeded, MarramError, NotFound, Unsupported
 from marram.hub.objects.service import Objects
-from marram.kit import disk, process
+from marram.kit import disk, process, sandbox
 from marram.kit.clock import Clock
 from marram.kit.db import Db, Tx
 from marram.kit.log import logger
@@ -37,12 +39,15 @@ log = logger(__name__)
 BUCKET: Final = "marram-training"  # inputs/SHA256: what a job was allowed to read, as it was then
 IMAGE_PREFIX: Final = "marram/"
 SCRIPT_IMAGE: Final = "marram/python"
+INSIDE: Final = Path("/opt/ml")
+TEMPORARY: Final = "/tmp"  # noqa: S108 - inside, the job's own
 ATTEMPTS: Final = 3
 STOP_GRACE_S: Final = 120.0
 MAX_MODEL: Final = 1 << 30
 MAX_CODE: Final = 64 << 20
 MAX_LIST: Final = 64 << 20
 LOG_BYTES: Final = 1 << 20
+MAX_METRICS: Final = 1 << 20
 # Sums in another order are other bytes: equal seeds must give equal models, on a machine of any size.
 ONE_THREAD: Final[Mapping[str, str]] = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 FINAL: Final = frozenset({"Completed", "Failed", "Stopped"})
@@ -89,9 +94,13 @@ class Training:
         name = str(request["TrainingJobName"])
         caller.write(_model_uri(request))
         if request["AlgorithmSpecification"]["TrainingImage"] == SCRIPT_IMAGE:
-            # Somebody's program runs as the hub's user: with AWS too it has what the role has.
+            # Somebody's program on the hub's machine and network, as AWS asks it for what has a role.
             caller.authorise("iam:PassRole", self._role)
             caller.read(request["HyperParameters"]["sagemaker_submit_directory"])
+            if lacks := await sandbox.missing():
+                raise Unsupported(
+                    f"TrainingImage {SCRIPT_IMAGE} needs namespaces, which this machine does not give: {lacks}"
+                )
         await self._objects.ensure_bucket(BUCKET)
         inputs: JsonObject = {
             str(channel["ChannelName"]): await self._check_channel(channel, caller)
@@ -213,18 +222,18 @@ class Training:
         for key, channel in channels.items():
             await self._stage(channel, document["inputs"][key], root / "input/data" / key)
         image = str(request["AlgorithmSpecification"]["TrainingImage"])
-        threads: Mapping[str, str] = {}
-        if image == SCRIPT_IMAGE:
+        own = image == SCRIPT_IMAGE
+        if own:
             program = contract.check_program(hyper["sagemaker_program"])
             code = await self._objects.get(*manifest.split_uri(hyper["sagemaker_submit_directory"]), max_bytes=MAX_CODE)
             await asyncio.to_thread(_unpack, code, root / "code")
-            argv = [sys.executable, str(root / "code" / program), *contract.arguments(hyper)]
+            argv = [sys.executable, str(INSIDE / "code" / program), *contract.arguments(hyper)]
         else:
             program = "marram.ml.training.work"
             argv = [sys.executable, "-m", program, image.removeprefix(IMAGE_PREFIX)]
-            threads = ONE_THREAD
         env = contract.environment(
             root,
+            seen=INSIDE if own else root,
             job=name,
             job_arn=self.arn(name),
             hyperparameters=hyper,
@@ -233,19 +242,35 @@ class Training:
             cpus=os.cpu_count() or 1,
             instance_type=str(request["ResourceConfig"].get("InstanceType", "local")),
         )
-        env |= {key: os.environ[key] for key in ("PATH", "LANG", "TMPDIR", "PYTHONPATH") if key in os.environ}
-        env |= {"HOME": str(folder), "PYTHONUNBUFFERED": "1", **request.get("Environment", {}), **threads}
+        passed = ("PATH", "LANG") if own else ("PATH", "LANG", "TMPDIR", "PYTHONPATH")
+        env |= {key: os.environ[key] for key in passed if key in os.environ} | {"PYTHONUNBUFFERED": "1"}
         await self._step(name, "Training", "The program runs")
         limit_s = int(request["StoppingCondition"].get("MaxRuntimeInSeconds", 86_400))
         lines = _Log(folder / "train.log")
-        child = process.spawn(
-            argv,
-            cwd=root / "code",
-            env=env,
-            limits=process.Limits(),
-            stdout=lines.write,
-            stderr=lines.write,
-        )
+        if own:
+            scratch, temporary = folder / "sandbox", folder / "tmp"
+            for each in (scratch, temporary):
+                each.mkdir()
+            child = sandbox.spawn(
+                argv,
+                cwd=str(INSIDE / "code"),
+                env=env | {"HOME": TEMPORARY, **request.get("Environment", {})},
+                scratch=scratch,
+                write={root: str(INSIDE), temporary: TEMPORARY},
+                hide=self._folder.parent,
+                limits=process.Limits(),
+                stdout=lines.write,
+                stderr=lines.write,
+            )
+        else:
+            child = process.spawn(
+                argv,
+                cwd=root / "code",
+                env=env | {"HOME": str(folder), **ONE_THREAD},
+                limits=process.Limits(),
+                stdout=lines.write,
+                stderr=lines.write,
+            )
         self._running = (name, child)
         try:
             async with asyncio.timeout(limit_s):
@@ -264,12 +289,12 @@ class Training:
 
     async def _collect(self, request: Mapping[str, Any], root: Path) -> dict[str, JsonValue]:
         bucket, prefix = manifest.split_uri(_model_uri(request))
-        packed = await asyncio.to_thread(_tar, root / "model")
+        packed = await asyncio.to_thread(_tar, contract.check_folder(root, "model"))
         stored = await self._objects.put(bucket, prefix, packed)
         metrics: list[JsonValue] = []
-        path = root / "output/data/metrics.json"
-        if path.exists():
-            found = codec.loads_object(disk.read(path, limit=1 << 20))
+        said = contract.left(root, "output/data/metrics.json", MAX_METRICS)
+        if said is not None:
+            found = codec.loads_object(said)
             for key, value in found.items():
                 if _METRIC.fullmatch(key) and isinstance(value, (int, float)):
                     metrics.append([key, float(value), self._clock.wall_ms()])
@@ -353,6 +378,9 @@ class Training:
                 )
             contract.check_program(hyper["sagemaker_program"])
             manifest.split_uri(hyper["sagemaker_submit_directory"])
+        elif request.get("Environment"):
+            # It would be the loader's and the interpreter's too (LD_PRELOAD): the built-in tasks run outside of a sandbox.
+            raise Unsupported(f"Environment is supported with TrainingImage {SCRIPT_IMAGE} only")
         else:
             options.check(image.removeprefix(IMAGE_PREFIX), hyper)
         if image != SCRIPT_IMAGE and not any(channel.get("ChannelName") == "train" for channel in channels):
@@ -458,9 +486,13 @@ def _label_attribute(source: Mapping[str, Any]) -> str:
 def _tar(folder: Path) -> bytes:
     """The model folder; fixed owner and times, so that equal files are equal bytes."""
     buffer = io.BytesIO()
+    total = 0
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for path in sorted(folder.rglob("*")):
             if path.is_file() and not path.is_symlink():
+                total += path.stat().st_size
+                if total > MAX_MODEL:
+                    raise Invalid(f"the model is larger than {MAX_MODEL} bytes", limit=MAX_MODEL)
                 entry = tarfile.TarInfo(str(path.relative_to(folder)))
                 entry.size, entry.mode = path.stat().st_size, 0o644
                 with path.open("rb") as file:
