@@ -165,6 +165,7 @@ async def _serve(port: int, data: Path, durable: bool) -> None:
     from marram.kit.clock import SystemClock, SystemEntropy
     from marram.kit.db import Db, Migrations
     from marram.kit.seglog import Journal
+    from marram.serve import hub
 
     clock, entropy, bus = SystemClock(), SystemEntropy(), Bus()
     data.mkdir()
@@ -184,6 +185,7 @@ async def _serve(port: int, data: Path, durable: bool) -> None:
     )
     door = MqttDoor(broker=broker, identity=identity, clock=clock, entropy=entropy, anonymous=device)
     await broker.start()
+    hub.spare_collector()
     async with asyncio.TaskGroup() as group:
         group.create_task(broker.run())
         group.create_task(door.run())
