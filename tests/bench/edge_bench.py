@@ -19,13 +19,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from marram.edge.nucleus.root import short_socket
 
-GOALS = {
-    "edge_idle_pss_mb": 30.0,
-    "edge_start_to_ready_ms": 500.0,
-    "edge_restore_10_ms": 1500.0,
-    "edge_deploy_to_running_ms": 200.0,
-    "edge_restart_after_kill_ms": 100.0,
-}
 TEN = 10
 
 
@@ -136,7 +129,6 @@ def main() -> dict[str, Any]:
         "edge_restore_10_ms": round(restored, 1),
         "edge_deploy_to_running_ms": round(statistics.median(deploys), 1),
         "edge_restart_after_kill_ms": round(statistics.median(restarts), 1),
-        "goals": GOALS,
     }
 
 

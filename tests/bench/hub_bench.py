@@ -125,12 +125,35 @@ def deployment(folder: Path, data: Path) -> dict[str, float]:
                 )
             )
             succeeded.append(time.monotonic() - began)
-        return {"job_to_running_s": min(running), "job_to_succeeded_s": min(succeeded)}
+        return {
+            "job_to_running_s": min(running),
+            "job_to_succeeded_s": min(succeeded),
+            "core_connected_5_components_pss_mb": idle_core(edge.pid, root, run),
+        }
     finally:
         edge.send_signal(signal.SIGTERM)
         edge.wait(30)
         if edge.stdout is not None:
             edge.stdout.close()
+
+
+def idle_core(pid: int, root: Path, run: list[str]) -> float:
+    """Four components more by a local deployment; the core's own memory, shared pages by share, after three quiet seconds."""
+    recipes, merges = root.parent / "recipes", []
+    recipes.mkdir()
+    for name in ("a", "b", "c", "d"):
+        recipe = {
+            "RecipeFormatVersion": "2020-01-25", "ComponentName": name, "ComponentVersion": "1.0.0",
+            "Manifests": [{"Platform": {"os": "linux"}, "Lifecycle": {"run": "exec sleep 1000"}}],
+        }  # fmt: skip
+        (recipes / f"{name}-1.0.0.json").write_text(json.dumps(recipe))
+        merges += ["--merge", f"{name}=1.0.0"]
+    subprocess.run(
+        [*run, "deploy", "--recipes", str(recipes), *merges, "--root", str(root)], check=True, stdout=subprocess.DEVNULL
+    )
+    time.sleep(3.0)
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("Pss:")).split()[1]) / 1024
 
 
 def until(look: Any) -> None:
