@@ -41,11 +41,16 @@ check: setup
 	@$(BIN)/mypy
 	@$(BIN)/pyright
 
-bench: setup
+bench: setup .venv-bench/stamp
 	@$(BIN)/python -m tests.bench
+
+.venv-bench/stamp: requirements/bench.txt
+	@test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	@.venv-bench/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
+	@touch $@
 
 bench-ml bench-idle screenshots dist:
 	@echo "make $@ is not there yet: it comes with a later issue (docs/map.md)" >&2; exit 1
 
 clean:
-	@rm -rf $(VENV) build dist
+	@rm -rf $(VENV) .venv-bench build dist

@@ -7,6 +7,7 @@ shown only; on a shared machine they say little.
 import asyncio
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -35,10 +36,74 @@ def main() -> dict[str, Any]:
                 "GetCallerIdentity": ("POST", "/", "sts", b"Action=GetCallerIdentity&Version=2011-06-15"),
             }.items():
                 calls[name] = asyncio.run(_load(server.pid, started, method, path, service, body))
-            return {"calls": calls, "loop": started["loop"], "connections": CONNECTIONS, "rss_mb": _rss_mb(server.pid)}
+            rss_mb = _rss_mb(server.pid)
         finally:
             server.stdin.close()
             server.wait(10)
+    found: dict[str, Any] = {"calls": calls, "loop": started["loop"], "connections": CONNECTIONS, "rss_mb": rss_mb}
+    if (peer := _moto()) is not None:
+        found["moto_DescribeThing"] = peer
+        found["ratio_to_moto"] = round(calls["DescribeThing"]["per_s_core"] / peer["per_s_core"], 1)
+    return found
+
+
+def _moto() -> dict[str, float] | None:
+    """moto's server on the same call, unsigned as it checks no signatures; None where its environment is not installed."""
+    python = Path(__file__).resolve().parents[2] / ".venv-bench" / "bin" / "python"
+    if not python.exists():
+        return None
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    server = subprocess.Popen(
+        [str(python), "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        return asyncio.run(_load_moto(server.pid, port))
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+async def _load_moto(pid: int, port: int) -> dict[str, float]:
+    scope = "Credential=AKIAIOSFODNN7EXAMPLE/20260101/us-east-1/iot/aws4_request, SignedHeaders=host, Signature=0"
+    common = f"Host: 127.0.0.1:{port}\r\nAuthorization: AWS4-HMAC-SHA256 {scope}\r\nConnection: close\r\n"
+    for _ in range(100):
+        try:
+            await _ask(port, f"POST /things/bench HTTP/1.1\r\n{common}Content-Length: 2\r\n\r\n{{}}".encode())
+            break
+        except OSError:
+            await asyncio.sleep(0.1)
+    request = f"GET /things/bench HTTP/1.1\r\n{common}\r\n".encode()
+
+    async def some(seconds: float) -> int:
+        until, count = time.monotonic() + seconds, 0
+        while time.monotonic() < until:
+            answer = await _ask(port, request)
+            assert b" 200 " in answer[:20] and b"bench" in answer, answer[:300]
+            count += 1
+        return count
+
+    await some(0.3)
+    before, began = _cpu_s(pid), time.monotonic()
+    total = sum(await asyncio.gather(*(some(SECONDS) for _ in range(4))))
+    spent, wall = _cpu_s(pid) - before, time.monotonic() - began
+    return {
+        "per_s_core": round(total / spent),
+        "us_cpu": round(spent / total * 1e6, 1),
+        "wall_per_s": round(total / wall),
+    }
+
+
+async def _ask(port: int, request: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(request)
+        return await reader.read(-1)
+    finally:
+        writer.close()
 
 
 async def _load(
