@@ -27,7 +27,7 @@ demo: setup
 test: setup
 	@tools/test_setup.sh
 	@$(MAKE) --no-print-directory check
-	@$(BIN)/pytest -q -n 2 --dist loadgroup
+	@$(BIN)/pytest -q -n 2 --dist loadgroup -rs
 
 test-full: setup
 	@tools/test_setup.sh
