@@ -123,6 +123,10 @@ def _build(settings: "dict[str, Any]") -> None:
     os.umask(0o022)
     below = f"{hide}/"
     paths = [path for path in settings["read"] if os.path.exists(path)]
+    # What lies below a folder of the program's own (a venv in /tmp) is shown after that folder is there, else it would be covered.
+    covered = tuple(f"{inside}/" for _, inside in settings["write"])
+    late = [path for path in paths if path.startswith(covered)]
+    paths = [path for path in paths if not path.startswith(covered)]
     for path in paths:
         if not path.startswith(below):
             _show(root, path)
@@ -140,6 +144,9 @@ def _build(settings: "dict[str, Any]") -> None:
     for outside, inside in settings["write"]:
         _mount(outside, root + inside, None, BIND | REC)
         _set(root + inside, NOSUID | NODEV)
+    for path in late:
+        _show(root, path)
+        _set(root + path, RDONLY | NOSUID | NODEV)
     os.chdir(root)
     _call("pivot_root", libc.pivot_root, b".", b".")
     _call("unmount the old root", libc.umount2, b".", DETACH)
