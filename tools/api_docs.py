@@ -21,10 +21,12 @@ DOCUMENT: Final = Path(__file__).resolve().parent.parent / "docs" / "api.md"
 BEGIN: Final = "<!-- begin of the tables that tools/api_docs.py writes -->"
 END: Final = "<!-- end of the tables that tools/api_docs.py writes -->"
 CLIENTS: Final = {
-    "sts": "who a key is",
+    "sts": "who a key is, temporary credentials",
+    "iam": "users, keys, roles, their policies",
     "iot": "things, certificates, policies, groups, rules",
     "iot-data": "publish, shadows",
     "s3": "objects",
+    "iot-jobs-data": "the jobs of one device",
     "greengrassv2": "components, deployments, core devices",
     "sagemaker": "training and labelling jobs",
     "marram": "what has no AWS name",

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-SERVICES: Final = ("iot", "iot-data", "iot-jobs-data", "greengrassv2", "s3", "sts", "sagemaker")
+SERVICES: Final = ("iot", "iot-data", "iot-jobs-data", "greengrassv2", "s3", "sts", "iam", "sagemaker")
 OWN: Final = "marram"
 OWN_VERSION: Final = "2026-11-01"
 FORMAT: Final = 1

@@ -44,7 +44,9 @@ BODY_LIMIT: Final = 4 << 20
 BODY_LIMIT_RAW: Final = 256 << 10
 # Members that carry a position between pages: a slice sees its own last key, the wire a token that cannot be altered.
 TOKENS_IN: Final = ("nextToken", "NextToken", "ContinuationToken", "marker", "Marker")
-TOKENS_OUT: Final = ("nextToken", "NextToken", "NextContinuationToken", "nextMarker", "NextMarker", "ContinuationToken")
+TOKENS_OUT: Final = (
+    "nextToken", "NextToken", "NextContinuationToken", "nextMarker", "NextMarker", "ContinuationToken", "Marker",
+)  # fmt: skip
 _S3_PLAIN: Final = frozenset({"Marker", "NextMarker"})  # S3's first listing pages by object keys that clients make up
 _JOIN_BURST: Final = 30.0
 _JOIN_A_SECOND: Final = 3.0

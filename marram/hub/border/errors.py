@@ -108,8 +108,23 @@ _S3: Final[Mapping[Key, Candidates]] = {
     (LimitExceeded, "rate"): ("SlowDown",),
     (Unavailable, ""): ("ServiceUnavailable",),
 }
+_IAM: Final[Mapping[Key, Candidates]] = {
+    (Invalid, ""): ("ValidationError",),
+    (Invalid, "input"): ("InvalidInputException", "ValidationError"),
+    (Invalid, "policy"): ("MalformedPolicyDocumentException",),
+    (Denied, ""): ("AccessDenied",),
+    (NotFound, ""): ("NoSuchEntityException",),
+    (AlreadyExists, ""): ("EntityAlreadyExistsException",),
+    (VersionConflict, ""): ("ConcurrentModificationException",),
+    (Conflict, ""): ("DeleteConflictException", "UnmodifiableEntityException", "InvalidInputException"),
+    (Conflict, "unmodifiable"): ("UnmodifiableEntityException", "InvalidInputException"),
+    (LimitExceeded, ""): ("LimitExceededException",),
+    (LimitExceeded, "rate"): ("Throttling",),
+    (Unavailable, ""): ("ServiceUnavailable",),
+}
 _STS: Final[Mapping[Key, Candidates]] = {
     (Invalid, ""): ("ValidationError",),
+    (Invalid, "policy"): ("MalformedPolicyDocumentException", "ValidationError"),
     (Denied, ""): ("AccessDenied",),
     (NotFound, ""): ("ValidationError",),
     (Unavailable, ""): ("ServiceUnavailable",),
@@ -139,19 +154,23 @@ _MARRAM: Final[Mapping[Key, Candidates]] = {
 }
 FAULTS: Final[Mapping[str, Mapping[Key, Candidates]]] = {
     "iot": _IOT, "iot-data": _IOT_DATA, "iot-jobs-data": _JOBS_DATA, "greengrassv2": _GREENGRASS, "s3": _S3, "sts": _STS,
-    "sagemaker": _SAGEMAKER, "marram": _MARRAM,
+    "iam": _IAM, "sagemaker": _SAGEMAKER, "marram": _MARRAM,
 }  # fmt: skip
 
 # Who asks is not known: the same in all services but for these names.
+_QUERY: Final[Mapping[str, str]] = {
+    "unknown_key": "InvalidClientTokenId", "token": "InvalidClientTokenId", "token_expired": "ExpiredToken",
+    "expired": "SignatureDoesNotMatch", "incomplete": "IncompleteSignature", "missing": "MissingAuthenticationToken",
+}  # fmt: skip
 _UNAUTHENTICATED: Final[Mapping[str, Mapping[str, str]]] = {
     "s3": {"unknown_key": "InvalidAccessKeyId", "token": "InvalidToken", "clock": "RequestTimeTooSkewed",
-           "expired": "AccessDenied", "incomplete": "AuthorizationHeaderMalformed", "missing": "AccessDenied",
-           "unsigned_header": "AccessDenied"},
-    "sts": {"unknown_key": "InvalidClientTokenId", "token": "InvalidClientTokenId", "expired": "ExpiredToken",
-            "incomplete": "IncompleteSignature", "missing": "MissingAuthenticationToken"},
+           "token_expired": "ExpiredToken", "expired": "AccessDenied", "incomplete": "AuthorizationHeaderMalformed",
+           "missing": "AccessDenied", "unsigned_header": "AccessDenied"},
+    "sts": _QUERY,
+    "iam": _QUERY,
     "": {"unknown_key": "UnrecognizedClientException", "token": "UnrecognizedClientException",
-         "expired": "ExpiredTokenException", "incomplete": "IncompleteSignatureException",
-         "missing": "MissingAuthenticationTokenException"},
+         "token_expired": "ExpiredTokenException", "expired": "ExpiredTokenException",
+         "incomplete": "IncompleteSignatureException", "missing": "MissingAuthenticationTokenException"},
 }  # fmt: skip
 
 # Statuses of codes that no model states.
@@ -161,11 +180,12 @@ _STATUS: Final[Mapping[str, int]] = {
     "PreconditionFailed": 412, "NotModified": 304, "EntityTooLarge": 413, "SlowDown": 503, "ServiceUnavailable": 503,
     "ServiceUnavailableException": 503, "InternalServerException": 500, "ConflictException": 409,
     "AuthorizationHeaderMalformed": 400, "IncompleteSignature": 400, "IncompleteSignatureException": 400,
-    "ThrottlingException": 429,
+    "ThrottlingException": 429, "s3 ExpiredToken": 400, "s3 InvalidToken": 400,
 }  # fmt: skip
 
 INTERNAL: Final[Mapping[str, str]] = {
-    "s3": "InternalError", "sts": "InternalFailure", "greengrassv2": "InternalServerException", "sagemaker": "InternalFailure",
+    "s3": "InternalError", "sts": "InternalFailure", "iam": "InternalFailure", "greengrassv2": "InternalServerException",
+    "sagemaker": "InternalFailure",
 }  # fmt: skip
 
 
@@ -177,7 +197,7 @@ def fault(plan: Plan, error: BaseException, operation: PlannedOperation | None =
     if isinstance(error, Unauthenticated):
         names = _UNAUTHENTICATED.get(service, _UNAUTHENTICATED[""])
         code = names.get(str(error.data.get("reason", "")), "SignatureDoesNotMatch")
-        return Fault(code, _STATUS.get(code, 403))
+        return Fault(code, _STATUS.get(f"{service} {code}") or _STATUS.get(code, 403))
     if isinstance(error, MarramError) and not isinstance(error, Corrupt):
         kind = str(error.data.get("kind", ""))
         table = FAULTS[service]
@@ -196,6 +216,7 @@ def _choose(plan: Plan, candidates: Candidates, operation: PlannedOperation | No
     if code is None:
         code = next((name for name in candidates if plan.error_status(name) is not None), candidates[0])
     status = plan.error_status(code)
+    code = plan.error_code(code)
     if plan.protocol == "json":
         stated = status is not None and "httpStatusCode" in plan.shapes[code]["error"]
         assumed = _STATUS.get(code, 400)  # this protocol says 400 to all faults of the caller

@@ -14,7 +14,7 @@ from urllib.parse import unquote_to_bytes
 
 from marram.core.errors import Invalid, NotFound
 
-SERVICES: Final = ("iot", "iot-data", "iot-jobs-data", "greengrassv2", "s3", "sts", "sagemaker", "marram")
+SERVICES: Final = ("iot", "iot-data", "iot-jobs-data", "greengrassv2", "s3", "sts", "iam", "sagemaker", "marram")
 
 # By the service name of a request's signature. Older SDKs sign iot-data as `iotdevicegateway`.
 BY_SIGNING_NAME: Final[Mapping[str, str]] = {
@@ -25,6 +25,7 @@ BY_SIGNING_NAME: Final[Mapping[str, str]] = {
     "greengrass": "greengrassv2",
     "s3": "s3",
     "sts": "sts",
+    "iam": "iam",
     "sagemaker": "sagemaker",
     "marram": "marram",
 }
@@ -83,6 +84,10 @@ class Plan:
                 self._by_route.setdefault(key, []).append(operation)
         for group in (*self._by_route.values(), *self._greedy.values()):
             group.sort(key=lambda operation: operation.rank)
+
+    def error_code(self, name: str) -> str:
+        """What an error is called on the wire: the query protocol has codes beside the names of its shapes."""
+        return str(self.shapes.get(name, {}).get("error", {}).get("code", name)) if self.protocol == "query" else name
 
     def error_status(self, code: str) -> int | None:
         """The status that the model gives to an error, by its code or its shape's name."""

@@ -266,6 +266,8 @@ class Shapes:
                     items.append(self._query_value(shape["member"], form, f"{base}.{len(items) + 1}", used))
                 if items:
                     self.check(ref["shape"])(items, prefix)
+                elif form.get(prefix) == "":  # how SDKs write an empty list
+                    used.add(prefix)
                 return items
             case "map":
                 raise Invalid(f"{prefix}: maps are not supported in this form")

@@ -83,7 +83,7 @@ class Sessions:
         if claims.get("id") != access_key_id or not isinstance(expires_ms, int):
             raise Unauthenticated("the session token is of another session", reason="token")
         if expires_ms <= self._clock.wall_ms():
-            raise Unauthenticated("the session has expired", reason="expired")
+            raise Unauthenticated("the security token included in the request is expired", reason="token_expired")
         return replace(self._identity.key(str(claims["key"])), secret=self._secret(access_key_id))
 
     def _secret(self, access_key_id: str) -> str:
