@@ -11,6 +11,7 @@ from marram.kit.db import Db, Tx
 
 PORTS: Final = {"api": 4566, "mqtt": 8883, "https": 8443, "console": 8080}
 AUTO_FIRST, AUTO_COUNT = 20_000, 12_000
+LOOPBACK: Final = "127.0.0.1"
 ACCOUNT: Final = "000000000001"
 REGION: Final = "local-1"
 

@@ -1,0 +1,76 @@
+"""The hub's listeners: the API's port, MQTT's, and the https port where ALPN says which of the two it is."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+from marram.hub.border.chain import Api
+from marram.hub.border.https import HttpDoor
+from marram.hub.border.mqtt import MqttDoor
+from marram.kit import metrics, net
+from marram.serve.settings import LOOPBACK
+from marram.serve.slices import Base, Slices
+
+ALPN_MQTT: Final = "x-amzn-mqtt-ca"
+ALPN_HTTP: Final = "http/1.1"
+STOP_S: Final = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    http: HttpDoor
+    mqtt: MqttDoor
+
+    @property
+    def runners(self) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
+        return [("http-deadlines", self.http.run), ("mqtt-timers", self.mqtt.run)]
+
+    async def close(self) -> None:
+        """Everybody is told; who does not go in time is left to the end of the process."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_S):
+                await self.mqtt.close()
+                await self.http.close(1.0)
+
+
+def build(base: Base, slices: Slices) -> Doors:
+    """Nobody listens yet."""
+    place, identity, clock = base.place, slices.identity, base.clock
+    api = Api(
+        services=slices.services, identity=identity, clock=clock, entropy=base.entropy, account=place.account,
+        region=place.region, page_key=slices.pki.derived_key("pages"), host_names=("localhost", place.host),
+        metrics_text=metrics.render,
+    )  # fmt: skip
+    mqtt = MqttDoor(broker=slices.broker, identity=identity, clock=clock, entropy=base.entropy, host=place.host)
+    return Doors(HttpDoor(api, clock), mqtt)
+
+
+async def listen(base: Base, slices: Slices, doors: Doors, stack: contextlib.AsyncExitStack) -> None:
+    """Open the ports. Raises Unavailable when one is taken."""
+    handshakes = stack.enter_context(ThreadPoolExecutor(max_workers=2, thread_name_prefix="tls"))
+    place, pki, door, mqtt = base.place, slices.pki, doors.http, doors.mqtt
+    outside = place.bind or LOOPBACK
+
+    def https(peer: net.PeerInfo) -> asyncio.Protocol:
+        return mqtt.connection(peer) if peer.alpn == ALPN_MQTT else door.connection(secure=True)
+
+    mqtt_context = pki.server_context("required", alpn=[ALPN_MQTT])
+    https_context = pki.server_context("optional", alpn=[ALPN_MQTT, ALPN_HTTP])
+    api_context = pki.server_context("none", alpn=[ALPN_HTTP])
+    servers = [
+        await net.serve(LOOPBACK, place.ports["api"], lambda _peer: door.connection(), tls=None, handshakes=None),
+        await net.serve(outside, place.ports["mqtt"], mqtt.connection, tls=lambda: mqtt_context, handshakes=handshakes),
+        await net.serve(outside, place.ports["https"], https, tls=lambda: https_context, handshakes=handshakes),
+    ]
+    if place.bind is not None:
+        servers.append(
+            await net.serve(
+                place.bind, place.ports["api"], lambda _peer: door.connection(secure=True), tls=lambda: api_context,
+                handshakes=handshakes,
+            )
+        )  # fmt: skip
+    for server in servers:
+        stack.callback(server.close)
