@@ -36,7 +36,7 @@ class Call:
     request_id: str
     source_ip: str
     now_ms: int
-    extra: Mapping[str, object] = field(default_factory=dict[str, object])
+    extra: dict[str, object] = field(default_factory=dict[str, object])  # filled by the border
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ codes (errors.py), policies (hub/identity).
 import hashlib
 import hmac
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
@@ -24,7 +24,8 @@ from marram.core.errors import (
     Unsupported,
     VersionConflict,
 )
-from marram.hub.border import awsjson, errors, plans, s3rest
+from marram.hub.border import audit, awsjson, errors, plans, s3rest
+from marram.hub.border.audit import Auditor, NoAuditor
 from marram.hub.border.awsjson import Parsed, Request, Response
 from marram.hub.border.errors import Fault
 from marram.hub.border.paging import Pages
@@ -101,6 +102,7 @@ class Api:
         host_names: Iterable[str] = ("localhost",),
         metrics_text: Callable[[], str] | None = None,
         metrics_token: str | None = None,
+        auditor: Auditor | None = None,
         operations: Mapping[tuple[str, str], Operation] = OPERATIONS,
         routes: Mapping[tuple[str, str], Route] = ROUTES,
     ) -> None:
@@ -114,6 +116,8 @@ class Api:
         self._host_suffixes = tuple(f".{name}" for name in host_names)
         self._metrics_text, self._metrics_token = metrics_text, metrics_token
         self._operations = operations
+        self._auditor: Auditor = auditor or NoAuditor()
+        self._acts = frozenset(key for key, operation in operations.items() if audit.is_act(operation))
         self._routes = _RawRoutes(routes.values())
         self._shapes: dict[str, Shapes] = {}
         self._join_tokens: dict[str, tuple[float, int]] = {}
@@ -273,8 +277,51 @@ class Api:
             raise Unsupported(
                 f"{plan.service}:{operation.name} is an operation that Marram does not support; docs/api.md lists those it does"
             )
+        call = Call(
+            subject=subject, account=self._account, region=self._region, request_id=context.request_id,
+            source_ip=request.source_ip, now_ms=self._clock.wall_ms(),
+            extra={
+                "host": request.headers.get("host", ""),
+                "secure": request.secure,
+                # For a second permission that only the operation can name (the source of a copy).
+                "authorise": partial(self._authorise, request, subject),
+            },
+        )  # fmt: skip
+        resources: list[str] = []
+        try:
+            params = await self._params(
+                request, Parsed(path, query, labels, request.headers, b""), form, context, call, signed
+            )
+            if not declared.public:
+                named = declared.resource(call, params)
+                resources += [named] if isinstance(named, str) else named
+                for resource in resources:
+                    self._authorise(request, subject, declared.action, resource)
+            given = self._open_tokens(plan, operation, params)
+            result = dict(await declared.function(self._services[declared.slice], call, params))
+        except Exception as error:
+            await self._audit(call, declared, resources, errors.fault(plan, error, operation).code)
+            raise
+        await self._audit(call, declared, resources, audit.OK)
+        self._seal_tokens(plan, operation, result, given)
+        if plan.protocol == "rest-xml":
+            return s3rest.write(shapes, plan, operation, result)
+        return awsjson.write(shapes, plan, operation, result, context.request_id)
+
+    async def _params(
+        self,
+        request: Request,
+        parsed: Parsed,
+        form: dict[str, str],
+        context: _Context,
+        call: Call,
+        signed: tuple[sigv4.Claim, bytes, str] | None,
+    ) -> dict[str, Any]:
+        """The call's parameters. A body that is streamed is `call.extra["body"]` as well, checked as it is read."""
+        plan, operation = context.plan, context.operation
+        assert operation is not None
+        shapes, body = self._shapes[plan.service], request.body
         checked: s3rest.CheckedBody | None = None
-        body = request.body
         if not isinstance(body, bytes):
             assert signed is not None
             if s3rest.streams_body(plan, operation):
@@ -284,36 +331,23 @@ class Api:
                 body = b""
             else:
                 body = await _read_whole(body, signed[2])
-        parsed = Parsed(path, query, labels, request.headers, body)
+        parsed.body = body
+        call.extra["body"] = checked
         if plan.protocol == "query":
-            params = awsjson.parse_query(shapes, plan, operation, form)
-        elif plan.protocol == "json":
-            params = awsjson.parse_json(shapes, plan, operation, parsed)
-        elif plan.protocol == "rest-xml":
-            params = s3rest.parse(shapes, plan, operation, parsed, aiter(checked) if checked is not None else None)
-        else:
-            params = awsjson.parse_rest(shapes, plan, operation, parsed)
-        call = Call(
-            subject=subject, account=self._account, region=self._region, request_id=context.request_id,
-            source_ip=request.source_ip, now_ms=self._clock.wall_ms(),
-            extra={
-                "body": checked,
-                "host": request.headers.get("host", ""),
-                "secure": request.secure,
-                # For a second permission that only the operation can name (the source of a copy).
-                "authorise": partial(self._authorise, request, subject),
-            },
-        )  # fmt: skip
-        if not declared.public:
-            resources = declared.resource(call, params)
-            for resource in (resources,) if isinstance(resources, str) else resources:
-                self._authorise(request, subject, declared.action, resource)
-        given = self._open_tokens(plan, operation, params)
-        result = dict(await declared.function(self._services[declared.slice], call, params))
-        self._seal_tokens(plan, operation, result, given)
+            return awsjson.parse_query(shapes, plan, operation, form)
+        if plan.protocol == "json":
+            return awsjson.parse_json(shapes, plan, operation, parsed)
         if plan.protocol == "rest-xml":
-            return s3rest.write(shapes, plan, operation, result)
-        return awsjson.write(shapes, plan, operation, result, context.request_id)
+            return s3rest.parse(shapes, plan, operation, parsed, aiter(checked) if checked is not None else None)
+        return awsjson.parse_rest(shapes, plan, operation, parsed)
+
+    async def _audit(self, call: Call, declared: Operation, resources: Sequence[str], outcome: str) -> None:
+        if (declared.service, declared.name) not in self._acts:
+            return
+        try:
+            await self._auditor.record(call, declared, resources, outcome)
+        except Exception as error:  # a border: the act is done, and its caller is to know
+            log.error("api.audit_failed", exc_info=error, request_id=call.request_id, operation=declared.name)
 
     def _authorise(self, request: Request, subject: "Subject | None", action: str, resource: str) -> None:
         if subject is None:
