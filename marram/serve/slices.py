@@ -115,9 +115,7 @@ def build(base: Base) -> Slices:
     identity.use_sessions(Sessions(db, pki, identity, clock=clock, entropy=entropy))
     admin = identity.admin_key()
     presigner = identity.own_key("marram-presign", PRESIGN_RIGHTS)
-    things = Registry(
-        db, identity, bus, entropy=entropy, pages=pages, endpoint=lambda: (place.host, place.ports["https"])
-    )
+    things = Registry(db, identity, bus, entropy=entropy, endpoint=lambda: (place.host, place.ports["https"]))
     broker = Broker(journal=journal, db=db, identity=identity, clock=clock, entropy=entropy, bus=bus)
     shadows = Shadows(db)
     blobs = Blobs(base.data / "blobs", db, entropy=entropy)

@@ -191,7 +191,7 @@ async def _server(folder: Path) -> None:
     db = Db.open(folder / "hub.db", clock=clock, migrations=migrations)
     pki = Pki.open(folder / "pki", clock=clock, entropy=entropy, names=["localhost"])
     identity = Identity(db, pki, bus, clock=clock, entropy=entropy, account=ACCOUNT, region=REGION, pages=AsIs())
-    things = Registry(db, identity, bus, entropy=entropy, pages=AsIs(), endpoint=lambda: ("localhost", 8443))
+    things = Registry(db, identity, bus, entropy=entropy, endpoint=lambda: ("localhost", 8443))
     registry.discover("marram.hub.registry")
     key = identity.admin_key()
     api = Api(

@@ -16,15 +16,16 @@ from marram.hub.bus import Bus
 from marram.hub.identity import api as identity_api
 from marram.hub.identity.pki import Pki
 from marram.hub.identity.service import Identity, PrincipalChanged, Subject
-from marram.hub.registry import api as registry_api
-from marram.hub.registry.service import GroupMembershipChanged, Registry, ThingDeleted
+from marram.hub.registry.service import GroupDeleted, GroupMembershipChanged, Registry, ThingChanged, ThingDeleted
 from marram.hub.slice import OPERATIONS, Call
+from marram.kit import registry as declarations
 from marram.kit.clock import FakeClock, SeededEntropy
 from marram.kit.db import Db, Migrations
 
 ACCOUNT, REGION = "000000000001", "local-1"
 ARN = f"arn:aws:iot:{REGION}:{ACCOUNT}:"
-assert identity_api and registry_api  # importing them declares the operations
+assert identity_api  # importing it declares its operations
+declarations.discover("marram.hub.registry.api")
 
 
 @dataclass
@@ -36,7 +37,7 @@ class Hub:
 
     def open(self) -> None:
         self.bus = Bus()
-        for kind in (PrincipalChanged, ThingDeleted, GroupMembershipChanged):
+        for kind in (PrincipalChanged, ThingChanged, ThingDeleted, GroupMembershipChanged, GroupDeleted):
             self.bus.subscribe(kind, self.events.append)
         sources = [Migrations(slice=name, package=f"marram.hub.{name}") for name in ("identity", "registry")]
         self.db = Db.open(self.folder / "hub.db", clock=self.clock, entropy=self.entropy, migrations=sources)
@@ -47,7 +48,7 @@ class Hub:
             pages=pages, endpoints=lambda: {"mqtt": "mqtts://localhost:8883", "https": "https://localhost:8443"},
         )  # fmt: skip
         self.registry = Registry(
-            self.db, self.identity, self.bus, entropy=self.entropy, pages=pages, endpoint=lambda: ("localhost", 8443)
+            self.db, self.identity, self.bus, entropy=self.entropy, endpoint=lambda: ("localhost", 8443)
         )
 
     async def reopen(self) -> None:

@@ -19,15 +19,16 @@ from marram.hub.identity import api as identity_api  # noqa: F401 - declares its
 from marram.hub.identity.pki import Pki
 from marram.hub.identity.service import Identity
 from marram.hub.listing import AsIs
-from marram.hub.registry import api as registry_api  # noqa: F401 - declares its operations
 from marram.hub.registry.service import Registry
 from marram.hub.slice import OPERATIONS
+from marram.kit import registry as declarations
 from marram.kit.clock import SystemClock, SystemEntropy
 from marram.kit.db import Db, Migrations
 
 REGION, ACCOUNT = "local-1", "000000000001"
 ARN = f"arn:aws:iot:{REGION}:{ACCOUNT}:"
 SLICES = ("identity", "registry")
+declarations.discover("marram.hub.registry.api")
 
 
 def document(*statements: dict[str, Any]) -> str:
@@ -61,7 +62,7 @@ class Hub:
         pki = Pki.open(self._folder / "pki", clock=clock, entropy=entropy)
         pages = AsIs()
         identity = Identity(db, pki, bus, clock=clock, entropy=entropy, account=ACCOUNT, region=REGION, pages=pages)
-        registry = Registry(db, identity, bus, entropy=entropy, pages=pages, endpoint=lambda: ("localhost", 8443))
+        registry = Registry(db, identity, bus, entropy=entropy, endpoint=lambda: ("localhost", 8443))
         self.identity, self.admin = identity, identity.admin_key()
         api = Api(
             services={"identity": identity, "registry": registry}, identity=identity, clock=clock, entropy=entropy,

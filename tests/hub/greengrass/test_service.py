@@ -62,7 +62,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         pki = Pki.open(tmp_path / "pki", clock=clock, entropy=entropy)
         pages = Pages(b"k" * 32)
         identity = Identity(db, pki, bus, clock=clock, entropy=entropy, account=ACCOUNT, region=REGION, pages=pages)
-        registry = Registry(db, identity, bus, entropy=entropy, pages=pages)
+        registry = Registry(db, identity, bus, entropy=entropy)
         jobs = Jobs(db, bus)
         blobs = Blobs(tmp_path / "blobs", db, entropy=entropy)
         objects = Objects(

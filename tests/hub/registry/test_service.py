@@ -230,8 +230,8 @@ async def test_life_of_a_group(hub):
     assert await hub.call(
         "UpdateThingGroup", thingGroupName="child", thingGroupProperties=updated, expectedVersion=1
     ) == {"version": 2}
-    assert (await hub.registry.group("child"))[0].attributes == {"a": "1", "b": "2"}
-    assert (await hub.registry.group("child"))[0].description == "d"
+    assert (await hub.registry.groups.get("child"))[0].attributes == {"a": "1", "b": "2"}
+    assert (await hub.registry.groups.get("child"))[0].description == "d"
     with pytest.raises(Invalid, match="child groups"):
         await hub.call("DeleteThingGroup", thingGroupName="root")
     with pytest.raises(VersionConflict):

@@ -1,0 +1,1 @@
+"""iot operations of the slice, by resource."""
