@@ -9,7 +9,7 @@ for each new topic. Not here: sockets, timers, policies, sessions. mypyc compile
 from typing import Final, Protocol, TypeAlias
 
 from marram.core.errors import Conflict, Invalid
-from marram.core.mqtt import packets, v5, v311
+from marram.core.mqtt import fields, packets, v5, v311
 from marram.core.mqtt.packets import (
     PACKET_TOO_LARGE,
     PROTOCOL_ERROR,
@@ -57,13 +57,15 @@ class Sink(Protocol):
 class ServerConnection:
     """The server's side. The first packet is CONNECT, and there is one."""
 
-    __slots__ = ("_aliases", "_need", "_rest", "_stopped", "last_ms", "max_packet", "version")
+    __slots__ = ("_aliases", "_checks_format", "_need", "_rest", "_stopped", "last_ms", "max_packet", "version")
 
-    def __init__(self, max_packet: int = MAX_PACKET) -> None:
+    def __init__(self, max_packet: int = MAX_PACKET, *, checks_format: bool = True) -> None:
+        """`checks_format`: refuse a payload that says it is UTF-8 and is not."""
         self.version = 0  # 0: no CONNECT yet
         self.max_packet = max_packet
         self.last_ms = 0
-        self._aliases: dict[int, bytes] = {}
+        self._checks_format = checks_format
+        self._aliases: dict[int, bytes] | None = None  # made with the first: most connections use none
         self._rest = bytearray()
         self._need = 0
         self._stopped = False
@@ -182,15 +184,19 @@ class ServerConnection:
         self._need = need
 
     def _other(self, first: int, body: Reader, sink: Sink) -> None:
-        packet = v5.decode(first, body) if self.version == V5 else v311.decode(first, body)
-        if isinstance(packet, Connect):
+        if first == 0x10:
             if self.version:
                 raise ProtocolError("a second CONNECT", PROTOCOL_ERROR)
-            self.version = packet.version
-        elif isinstance(packet, Puback):
+            version = fields.protocol(body)
+            connect = v5.connect(body) if version == V5 else v311.connect(body)
+            self.version = version
+            sink.packet(connect)
+            return
+        packet = v5.decode(first, body) if self.version == V5 else v311.decode(first, body)
+        if isinstance(packet, Puback):
             sink.puback(packet.packet_id, packet.reason)
             return
-        elif isinstance(packet, (Connack, Suback, Unsuback, Pingresp)):
+        if isinstance(packet, (Connack, Suback, Unsuback, Pingresp)):
             raise ProtocolError(f"{packets.NAMES[first >> 4]} from a client", PROTOCOL_ERROR)
         sink.packet(packet)
 
@@ -211,16 +217,20 @@ class ServerConnection:
         if "subscription_identifiers" in properties:
             raise ProtocolError("a subscription identifier from a client", PROTOCOL_ERROR)
         payload = data[body.at : stop]
-        v5.check_format(properties, payload)
+        if self._checks_format:
+            v5.check_format(properties, payload)
         topic = data[topic_at:topic_end]
         alias = properties.pop("topic_alias", None)
         if isinstance(alias, int):
             if alias > TOPIC_ALIASES:
                 raise ProtocolError(f"topic alias {alias}; the maximum is {TOPIC_ALIASES}", TOPIC_ALIAS_INVALID)
+            aliases = self._aliases
+            if aliases is None:
+                aliases = self._aliases = {}
             if topic:
-                self._aliases[alias] = topic
+                aliases[alias] = topic
             else:
-                known = self._aliases.get(alias)
+                known = aliases.get(alias)
                 if known is None:
                     raise ProtocolError(f"topic alias {alias} is not known", PROTOCOL_ERROR)
                 topic = known

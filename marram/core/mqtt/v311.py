@@ -1,7 +1,7 @@
 """MQTT 3.1.1: packet <-> bytes. Section numbers are those of the OASIS text of 29 October 2014. mypyc compiles this module."""
 
 from marram.core.errors import Invalid, Unsupported
-from marram.core.mqtt import packets
+from marram.core.mqtt import fields, packets
 from marram.core.mqtt.packets import (
     CONNACK,
     CONNECT,
@@ -16,8 +16,6 @@ from marram.core.mqtt.packets import (
     SUBSCRIBE,
     UNSUBACK,
     UNSUBSCRIBE,
-    UNSUPPORTED_VERSION,
-    V5,
     V311,
     Connack,
     Connect,
@@ -74,7 +72,7 @@ def decode(first: int, body: Reader) -> Packet:
     elif kind == DISCONNECT:
         packet = Disconnect()
     elif kind == CONNECT:
-        return connect(body)
+        raise ProtocolError("CONNECT where none may stand", PROTOCOL_ERROR)  # 3.1.0-2
     elif kind == CONNACK:
         present = body.byte()
         if present > 1:
@@ -92,19 +90,10 @@ def decode(first: int, body: Reader) -> Packet:
 
 
 def connect(body: Reader) -> Connect:
-    """CONNECT of either version: the version is inside. Raises ProtocolError, UNSUPPORTED_VERSION for another one."""
-    if body.binary() != b"MQTT":
-        raise ProtocolError("the protocol name is not MQTT", UNSUPPORTED_VERSION)  # 3.1.2.1
-    version = body.byte()
-    if version not in (V311, V5):
-        raise ProtocolError(f"protocol level {version} is not supported: 4 (MQTT 3.1.1) and 5 are", UNSUPPORTED_VERSION)
-    if version == V5:
-        from marram.core.mqtt import v5
-
-        return v5.connect(body)
+    """From behind the protocol level on."""
     flags = body.byte()
     keep_alive_s = body.u16()
-    check_connect_flags(flags)
+    fields.check_connect_flags(flags)
     if not flags & 0x80 and flags & 0x40:
         raise ProtocolError("CONNECT with a password but no user name")  # 3.1.2.9
     client_id = body.text()
@@ -112,21 +101,8 @@ def connect(body: Reader) -> Connect:
     if flags & 4:
         topic = body.text()
         will = Will(topic, body.binary(), flags >> 3 & 3, flags & 32 != 0)
-    user_name = body.text() if flags & 0x80 else None
-    password = body.binary() if flags & 0x40 else None
-    body.finish()
+    user_name, password = fields.user(body, flags)
     return Connect(client_id, V311, flags & 2 != 0, keep_alive_s, will, user_name, password)
-
-
-def check_connect_flags(flags: int) -> None:
-    """3.1.2.3 to 3.1.2.6, the same in both versions."""
-    if flags & 1:
-        raise ProtocolError("CONNECT with the reserved flag")
-    if flags & 4:
-        if flags & 0x18 == 0x18:
-            raise ProtocolError("Will QoS 3")
-    elif flags & 0x38:
-        raise ProtocolError("Will QoS or Will Retain without a will")
 
 
 def encode(packet: Packet) -> bytes:
@@ -163,44 +139,15 @@ def encode(packet: Packet) -> bytes:
         for text in packet.filters:
             out += packets.string(text)
         return packets.frame(0xA2, out)
-    return packets.frame(0x10, connect_head(packet) + connect_payload(packet, b""))
-
-
-def connect_head(packet: Connect) -> bytes:
-    flags = 2 if packet.clean else 0
-    if packet.will is not None:
-        flags |= 4 | packet.will.qos << 3 | (32 if packet.will.retain else 0)
-    if packet.user_name is not None:
-        flags |= 0x80
-    if packet.password is not None:
-        flags |= 0x40
-    return b"\x00\x04MQTT" + bytes((packet.version, flags)) + packets.u16(packet.keep_alive_s)
-
-
-def connect_payload(packet: Connect, will_properties: bytes) -> bytes:
-    out = packets.string(packet.client_id)
-    if packet.will is not None:
-        out += will_properties + packets.string(packet.will.topic) + packets.binary(packet.will.payload)
-    if packet.user_name is not None:
-        out += packets.string(packet.user_name)
-    if packet.password is not None:
-        out += packets.binary(packet.password)
-    return out
+    return packets.frame(0x10, fields.connect_head(packet) + fields.connect_payload(packet, b""))
 
 
 def _publish(flags: int, body: Reader) -> Publish:
     qos = flags >> 1 & 3
-    check_publish_flags(flags)
+    fields.check_publish_flags(flags)
     topic = body.text()
     packet_id = body.packet_id() if qos else 0
     return Publish(topic, body.rest(), qos, flags & 1 == 1, flags & 8 == 8, packet_id)
-
-
-def check_publish_flags(flags: int) -> None:
-    if flags & 6 == 6:
-        raise ProtocolError("QoS 3")  # 3.3.1-4
-    if flags & 14 == 8:
-        raise ProtocolError("DUP with QoS 0")  # 3.3.1-2
 
 
 def _subscribe(body: Reader) -> Subscribe:

@@ -3,7 +3,7 @@
 from typing import Final, cast
 
 from marram.core.errors import Invalid
-from marram.core.mqtt import packets, v311
+from marram.core.mqtt import fields, packets
 from marram.core.mqtt.packets import (
     AUTH,
     BAD_AUTHENTICATION_METHOD,
@@ -224,7 +224,7 @@ def decode(first: int, body: Reader) -> Packet:
         reason = body.byte() if body.left() else 0  # 3.14.2.1
         packet = Disconnect(reason, read_properties(body, DISCONNECT) if body.left() else {})
     elif kind == CONNECT:
-        return v311.connect(body)
+        raise ProtocolError("CONNECT where none may stand", PROTOCOL_ERROR)
     elif kind == CONNACK:
         present = body.byte()
         if present > 1:
@@ -245,7 +245,7 @@ def connect(body: Reader) -> Connect:
     """From behind the protocol level on."""
     flags = body.byte()
     keep_alive_s = body.u16()
-    v311.check_connect_flags(flags)
+    fields.check_connect_flags(flags)
     properties = read_properties(body, CONNECT)
     if "authentication_data" in properties and "authentication_method" not in properties:
         raise ProtocolError("authentication data without a method", PROTOCOL_ERROR)  # 3.1.2.11.10
@@ -256,9 +256,7 @@ def connect(body: Reader) -> Connect:
         topic = body.text()
         will = Will(topic, body.binary(), flags >> 3 & 3, flags & 32 != 0, will_properties)
         check_format(will_properties, will.payload)
-    user_name = body.text() if flags & 0x80 else None
-    password = body.binary() if flags & 0x40 else None
-    body.finish()
+    user_name, password = fields.user(body, flags)
     return Connect(client_id, V5, flags & 2 != 0, keep_alive_s, will, user_name, password, properties)
 
 
@@ -317,7 +315,7 @@ def encode(packet: Packet) -> bytes:
         return packets.frame(0xA2, body)
     will = with_length(write_properties(packet.will.properties, WILL)) if packet.will is not None else b""
     properties = with_length(write_properties(packet.properties, CONNECT))
-    return packets.frame(0x10, v311.connect_head(packet) + properties + v311.connect_payload(packet, will))
+    return packets.frame(0x10, fields.connect_head(packet) + properties + fields.connect_payload(packet, will))
 
 
 def check_format(properties: Properties, payload: bytes) -> None:
@@ -330,7 +328,7 @@ def check_format(properties: Properties, payload: bytes) -> None:
 
 
 def _publish(flags: int, body: Reader) -> Publish:
-    v311.check_publish_flags(flags)
+    fields.check_publish_flags(flags)
     qos = flags >> 1 & 3
     topic = body.text()
     packet_id = body.packet_id() if qos else 0
