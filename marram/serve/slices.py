@@ -19,9 +19,7 @@ from marram.hub.bus import Bus, Outbox
 from marram.hub.greengrass.service import Greengrass
 from marram.hub.identity.pki import Pki
 from marram.hub.identity.service import Identity, Key
-from marram.hub.identity.sessions import Sessions
 from marram.hub.jobs.service import Jobs
-from marram.hub.listing import AsIs
 from marram.hub.objects import run as uploads
 from marram.hub.objects.service import Objects
 from marram.hub.registry.service import Registry
@@ -105,14 +103,12 @@ def build(base: Base) -> Slices:
     """Nothing runs yet but what a constructor reads."""
     db, journal, bus, place, endpoints = base.db, base.journal, base.bus, base.place, base.endpoints
     clock, entropy = base.clock, base.entropy
-    pages = AsIs()
     pki = Pki.open(base.data / "pki", clock=clock, entropy=entropy, names=[place.host])
     pki.renew_if_due()
     identity = Identity(
-        db, pki, bus, clock=clock, entropy=entropy, account=place.account, region=place.region, pages=pages,
+        db, pki, bus, clock=clock, entropy=entropy, account=place.account, region=place.region,
         endpoints=lambda: {"mqtt": endpoints["mqtt"], "https": endpoints["https"], "api": endpoints["api"]},
     )  # fmt: skip
-    identity.use_sessions(Sessions(db, pki, identity, clock=clock, entropy=entropy))
     admin = identity.admin_key()
     presigner = identity.own_key("marram-presign", PRESIGN_RIGHTS)
     things = Registry(db, identity, bus, entropy=entropy, endpoint=lambda: (place.host, place.ports["https"]))
@@ -121,7 +117,7 @@ def build(base: Base) -> Slices:
     blobs = Blobs(base.data / "blobs", db, entropy=entropy)
     objects = Objects(
         db, blobs, clock, region=place.region, endpoint=lambda: endpoints["api"],
-        signer=_Signer(sigv4.Credentials(presigner.id, presigner.secret)), pages=pages,
+        signer=_Signer(sigv4.Credentials(presigner.id, presigner.secret)),
     )  # fmt: skip
     series = TimeSeries(
         db=db, journal=journal, clock=clock, folder=base.data / "ts", entropy=entropy, settings=base.series

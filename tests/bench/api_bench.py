@@ -178,7 +178,6 @@ async def _server(folder: Path) -> None:
     from marram.hub.identity import api as _identity  # noqa: F401
     from marram.hub.identity.pki import Pki
     from marram.hub.identity.service import Identity
-    from marram.hub.listing import AsIs
     from marram.hub.registry.service import Registry
     from marram.hub.slice import OPERATIONS
     from marram.kit import net, registry
@@ -190,7 +189,7 @@ async def _server(folder: Path) -> None:
     migrations = [Migrations(slice=name, package=f"marram.hub.{name}") for name in slices]
     db = Db.open(folder / "hub.db", clock=clock, migrations=migrations)
     pki = Pki.open(folder / "pki", clock=clock, entropy=entropy, names=["localhost"])
-    identity = Identity(db, pki, bus, clock=clock, entropy=entropy, account=ACCOUNT, region=REGION, pages=AsIs())
+    identity = Identity(db, pki, bus, clock=clock, entropy=entropy, account=ACCOUNT, region=REGION)
     things = Registry(db, identity, bus, entropy=entropy, endpoint=lambda: ("localhost", 8443))
     registry.discover("marram.hub.registry")
     key = identity.admin_key()

@@ -160,7 +160,6 @@ async def _serve(port: int, data: Path, durable: bool) -> None:
     from marram.hub.bus import Bus
     from marram.hub.identity.pki import Pki
     from marram.hub.identity.service import Identity, Subject
-    from marram.hub.listing import AsIs
     from marram.kit import net
     from marram.kit.clock import SystemClock, SystemEntropy
     from marram.kit.db import Db, Migrations
@@ -174,7 +173,7 @@ async def _serve(port: int, data: Path, durable: bool) -> None:
     journal = Journal.open(data / "log", clock=clock, entropy=entropy)
     identity = Identity(
         db, Pki.open(data / "pki", clock=clock, entropy=entropy), bus, clock=clock, entropy=entropy,
-        account="000000000001", region="local-1", pages=AsIs(),
+        account="000000000001", region="local-1",
     )  # fmt: skip
     broker = Broker(journal=journal, db=db, identity=identity, clock=clock, entropy=entropy, bus=bus)
     broker.add_consumer("rules", lambda topic: durable)

@@ -10,6 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from marram.hub.border import plans
+from marram.hub.border.chain import TOKENS_IN, TOKENS_OUT
 from marram.hub.border.paging import Pages
 from marram.hub.border.shapes import Shapes
 from marram.hub.bus import Bus
@@ -22,6 +23,7 @@ from marram.kit import registry as declarations
 from marram.kit.clock import FakeClock, SeededEntropy
 from marram.kit.db import Db, Migrations
 
+PAGES = Pages(b"k" * 32)
 ACCOUNT, REGION = "000000000001", "local-1"
 ARN = f"arn:aws:iot:{REGION}:{ACCOUNT}:"
 assert identity_api  # importing it declares its operations
@@ -42,10 +44,9 @@ class Hub:
         sources = [Migrations(slice=name, package=f"marram.hub.{name}") for name in ("identity", "registry")]
         self.db = Db.open(self.folder / "hub.db", clock=self.clock, entropy=self.entropy, migrations=sources)
         pki = Pki.open(self.folder / "pki", clock=self.clock, entropy=self.entropy, names=["hub.example"])
-        pages = Pages(pki.derived_key("pages"))
         self.identity = Identity(
             self.db, pki, self.bus, clock=self.clock, entropy=self.entropy, account=ACCOUNT, region=REGION,
-            pages=pages, endpoints=lambda: {"mqtt": "mqtts://localhost:8883", "https": "https://localhost:8443"},
+            endpoints=lambda: {"mqtt": "mqtts://localhost:8883", "https": "https://localhost:8443"},
         )  # fmt: skip
         self.registry = Registry(
             self.db, self.identity, self.bus, entropy=self.entropy, endpoint=lambda: ("localhost", 8443)
@@ -62,10 +63,15 @@ class Hub:
             subject=self.identity.internal, account=ACCOUNT, region=REGION, request_id="r", source_ip="127.0.0.1",
             now_ms=self.clock.wall_ms(),
         )  # fmt: skip
-        assert declared.resource(call, params)
-        result = await declared.function(
-            {"identity": self.identity, "registry": self.registry}[declared.slice], call, params
-        )
+        given = {
+            name: PAGES.last(operation, str(value)) if name in TOKENS_IN else value for name, value in params.items()
+        }
+        assert declared.resource(call, given)
+        services = {"identity": self.identity, "registry": self.registry}
+        result = dict(await declared.function(services[declared.slice], call, given))
+        for name in TOKENS_OUT:
+            if result.get(name) is not None:
+                result[name] = PAGES.token(operation, result[name])
         plan = plans.load(service)
         planned = plan.operations[operation]
         if planned.output is None:

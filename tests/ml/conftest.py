@@ -49,7 +49,6 @@ class Stores:
             region="local-1",
             endpoint=str,
             signer=nothing,
-            pages=nothing,
         )
         self.datasets = Datasets(self.db, self.objects)
         where = {"account": "000000000001", "region": "local-1"}

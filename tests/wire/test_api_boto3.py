@@ -30,7 +30,6 @@ from marram.hub.bus import Bus
 from marram.hub.identity import api as identity_api  # noqa: F401 - declares its operations
 from marram.hub.identity.pki import Pki
 from marram.hub.identity.service import ALL_ALLOWED, Identity
-from marram.hub.listing import AsIs
 from marram.hub.objects import api as objects_api  # noqa: F401 - declares its operations
 from marram.hub.objects.service import Objects
 from marram.hub.slice import OPERATIONS, ROUTES
@@ -80,9 +79,8 @@ class Hub:
             clock=clock,
             migrations=[Migrations(slice=name, package=f"marram.hub.{name}") for name in slices],
         )
-        pages = AsIs()
         pki = Pki.open(self._folder / "pki", clock=clock, entropy=entropy, names=["localhost"])
-        identity = Identity(db, pki, Bus(), clock=clock, entropy=entropy, account=ACCOUNT, region=REGION, pages=pages)
+        identity = Identity(db, pki, Bus(), clock=clock, entropy=entropy, account=ACCOUNT, region=REGION)
         admin = await identity.create_key("admin2", ALL_ALLOWED)
         narrow = await identity.create_key("narrow", ONLY_A_BUCKET)
         self.key, self.secret = admin.id, admin.secret
@@ -101,7 +99,6 @@ class Hub:
             region=REGION,
             endpoint=lambda: self.endpoint,
             signer=Signer(),
-            pages=pages,
         )
         self.api = Api(
             services={"identity": identity, "objects": self.objects},

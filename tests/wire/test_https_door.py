@@ -15,7 +15,6 @@ from marram.hub.border.https import HttpDoor
 from marram.hub.bus import Bus
 from marram.hub.identity.pki import Pki
 from marram.hub.identity.service import Identity
-from marram.hub.listing import AsIs
 from marram.hub.slice import Call, Operation, Params, RawRequest, RawResponse, Result, Route
 from marram.kit import http, net
 from marram.kit.clock import SystemClock, SystemEntropy
@@ -79,7 +78,7 @@ async def door(tmp_path: Path) -> AsyncIterator[Fixture]:
     )
     made.pki = pki = Pki.open(tmp_path / "pki", clock=clock, entropy=entropy, names=["localhost"])
     pki.renew_if_due()
-    identity = Identity(db, pki, Bus(), clock=clock, entropy=entropy, account=ACCOUNT, region=REGION, pages=AsIs())
+    identity = Identity(db, pki, Bus(), clock=clock, entropy=entropy, account=ACCOUNT, region=REGION)
     made.identity = identity
     made.folder = tmp_path
     operation = Operation(

@@ -18,7 +18,6 @@ from marram.hub.bus import Bus
 from marram.hub.identity import api as identity_api  # noqa: F401 - declares its operations
 from marram.hub.identity.pki import Pki
 from marram.hub.identity.service import Identity
-from marram.hub.listing import AsIs
 from marram.hub.registry.service import Registry
 from marram.hub.slice import OPERATIONS
 from marram.kit import registry as declarations
@@ -60,8 +59,7 @@ class Hub:
         sources = [Migrations(slice=name, package=f"marram.hub.{name}") for name in SLICES]
         db = Db.open(self._folder / "hub.db", clock=clock, migrations=sources)
         pki = Pki.open(self._folder / "pki", clock=clock, entropy=entropy)
-        pages = AsIs()
-        identity = Identity(db, pki, bus, clock=clock, entropy=entropy, account=ACCOUNT, region=REGION, pages=pages)
+        identity = Identity(db, pki, bus, clock=clock, entropy=entropy, account=ACCOUNT, region=REGION)
         registry = Registry(db, identity, bus, entropy=entropy, endpoint=lambda: ("localhost", 8443))
         self.identity, self.admin = identity, identity.admin_key()
         api = Api(

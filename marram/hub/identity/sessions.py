@@ -11,10 +11,11 @@ from typing import Final
 
 from marram.core import codec
 from marram.core.errors import Corrupt, Invalid, Unauthenticated
+from marram.hub.identity.base import Base
+from marram.hub.identity.keys import Keys
+from marram.hub.identity.model import Key
 from marram.hub.identity.pki import Pki
-from marram.hub.identity.service import Identity, Key
-from marram.kit.clock import Clock, Entropy
-from marram.kit.db import Db, Tx
+from marram.kit.db import Tx
 
 LINK_LIFE_MS: Final = 15 * 60 * 1000
 SESSION_LIFE_MS: Final = 8 * 3600 * 1000
@@ -29,14 +30,14 @@ class Minted:
 
 
 class Sessions:
-    def __init__(self, db: Db, pki: Pki, identity: Identity, *, clock: Clock, entropy: Entropy) -> None:
-        self._db, self._pki, self._identity, self._clock, self._entropy = db, pki, identity, clock, entropy
+    def __init__(self, base: Base, pki: Pki, keys: Keys) -> None:
+        self._base, self._pki, self._keys = base, pki, keys
 
     async def create_link(self, key_id: str) -> tuple[str, int]:
         """(token, when it ends). Whoever opens it once gets the rights of the key. Raises Unauthenticated for no such key."""
-        self._identity.key(key_id)
-        token = urlsafe_b64encode(self._entropy.bytes(32)).decode().rstrip("=")
-        expires_ms = self._clock.wall_ms() + LINK_LIFE_MS
+        self._keys.key(key_id)
+        token = urlsafe_b64encode(self._base.entropy.bytes(32)).decode().rstrip("=")
+        expires_ms = self._base.clock.wall_ms() + LINK_LIFE_MS
 
         def work(tx: Tx) -> None:
             tx.execute("DELETE FROM identity_login WHERE expires_ms < ?", tx.now_ms)
@@ -47,7 +48,7 @@ class Sessions:
                 expires_ms,
             )
 
-        await self._db.write(work)
+        await self._base.db.write(work)
         return token, expires_ms
 
     async def open_link(self, token: str) -> Minted:
@@ -58,15 +59,15 @@ class Sessions:
             tx.execute("DELETE FROM identity_login WHERE digest = ?", _digest(token))
             return str(row[0]) if row is not None and int(row[1]) > tx.now_ms else None
 
-        key_id = await self._db.write(work)
+        key_id = await self._base.db.write(work)
         if key_id is None:
             raise Unauthenticated("the login link is not valid", reason="link")
-        self._identity.key(key_id)
+        self._keys.key(key_id)
         return self.mint(key_id)
 
     def mint(self, key_id: str, *, life_ms: int = SESSION_LIFE_MS) -> Minted:
-        access_key_id = "ASIA" + b32encode(self._entropy.bytes(10)).decode()
-        expires_ms = self._clock.wall_ms() + life_ms
+        access_key_id = "ASIA" + b32encode(self._base.entropy.bytes(10)).decode()
+        expires_ms = self._base.clock.wall_ms() + life_ms
         claims = codec.dumps({"format": 1, "id": access_key_id, "key": key_id, "expires_ms": expires_ms})
         token = urlsafe_b64encode(self._pki.seal(claims, label="session")).decode()
         return Minted(
@@ -82,9 +83,9 @@ class Sessions:
         expires_ms = claims.get("expires_ms")
         if claims.get("id") != access_key_id or not isinstance(expires_ms, int):
             raise Unauthenticated("the session token is of another session", reason="token")
-        if expires_ms <= self._clock.wall_ms():
+        if expires_ms <= self._base.clock.wall_ms():
             raise Unauthenticated("the security token included in the request is expired", reason="token_expired")
-        return replace(self._identity.key(str(claims["key"])), secret=self._secret(access_key_id))
+        return replace(self._keys.key(str(claims["key"])), secret=self._secret(access_key_id))
 
     def _secret(self, access_key_id: str) -> str:
         key = self._pki.derived_key("session-secret")

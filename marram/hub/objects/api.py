@@ -99,16 +99,16 @@ async def get_bucket_location(service: Objects, call: Call, params: Params) -> R
 @operation("s3", "ListBuckets", resource=anything, action="s3:ListAllMyBuckets")
 async def list_buckets(service: Objects, call: Call, params: Params) -> Result:
     _only(call, params, "Prefix", "MaxBuckets", "BucketRegion", "ContinuationToken")
-    after = service.pages.last("ListBuckets", params.get("ContinuationToken"))
+    after = str(params.get("ContinuationToken") or "")
     prefix, limit = params.get("Prefix", ""), params.get("MaxBuckets", 10_000)
-    found = [item for item in await service.buckets() if item[0].startswith(prefix) and item[0] > str(after or "")]
+    found = [item for item in await service.buckets() if item[0].startswith(prefix) and item[0] > after]
     if params.get("BucketRegion") not in (None, call.region):
         found = []
     shown = found[:limit]
     return {
         "Buckets": [{"Name": name, "CreationDate": ms, "BucketRegion": call.region} for name, ms in shown],
         "Owner": {"ID": call.account},
-        "ContinuationToken": service.pages.token("ListBuckets", shown[-1][0]) if len(found) > limit else None,
+        "ContinuationToken": shown[-1][0] if len(found) > limit else None,
         "Prefix": params.get("Prefix"),
     }
 
@@ -329,8 +329,7 @@ async def list_objects_v2(service: Objects, call: Call, params: Params) -> Resul
         call, params, "Prefix", "Delimiter", "MaxKeys", "StartAfter", "ContinuationToken", "EncodingType", "FetchOwner"
     )
     limit = min(params.get("MaxKeys", _MAX_PAGE), _MAX_PAGE)
-    binding = f"ListObjectsV2 {params['Bucket']} {params.get('Prefix', '')} {params.get('Delimiter', '')}"
-    after = service.pages.last(binding, params.get("ContinuationToken"))
+    after = params.get("ContinuationToken")
     start = str(after) if after is not None else params.get("StartAfter", "")
     found = await _list(service, params, start, limit)
     encode = _encoder(params)
@@ -344,7 +343,7 @@ async def list_objects_v2(service: Objects, call: Call, params: Params) -> Resul
         "KeyCount": len(found.objects) + len(found.prefixes),
         "IsTruncated": found.last is not None,
         "ContinuationToken": params.get("ContinuationToken"),
-        "NextContinuationToken": service.pages.token(binding, found.last) if found.last is not None else None,
+        "NextContinuationToken": found.last,
         "EncodingType": params.get("EncodingType"),
         "Contents": [_content(item, encode) | owner for item in found.objects],
         "CommonPrefixes": [{"Prefix": encode(prefix)} for prefix in found.prefixes],

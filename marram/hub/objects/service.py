@@ -17,7 +17,6 @@ from urllib.parse import quote
 
 from marram.core import sigv4
 from marram.core.errors import AlreadyExists, Conflict, Corrupt, Invalid, LimitExceeded, NotFound
-from marram.hub.listing import Paging
 from marram.hub.objects import store
 from marram.hub.objects.store import Part, Stored, Upload
 from marram.hub.slice import Stream
@@ -66,7 +65,6 @@ class Objects:
         region: str,
         endpoint: Callable[[], str],
         signer: Signer,
-        pages: Paging,
     ) -> None:
         """endpoint: the URL of the API that presigned URLs name, known once the listeners are up."""
         self._db = db
@@ -75,7 +73,6 @@ class Objects:
         self._region = region
         self._endpoint = endpoint
         self._signer = signer
-        self.pages = pages
 
     # Buckets.
 

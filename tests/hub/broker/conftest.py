@@ -17,7 +17,6 @@ from marram.hub.broker.service import Broker, Settings
 from marram.hub.bus import Bus
 from marram.hub.identity.pki import Pki
 from marram.hub.identity.service import Identity
-from marram.hub.listing import AsIs
 from marram.kit.clock import FakeClock, SeededEntropy
 from marram.kit.db import Db, Migrations
 from marram.kit.net import PeerInfo
@@ -192,7 +191,7 @@ class World:
         self.pki = Pki.open(self.folder / "pki", clock=self.clock, entropy=self.entropy)
         self.identity = Identity(
             self.db, self.pki, self.bus, clock=self.clock, entropy=self.entropy, account="000000000001",
-            region="local-1", pages=AsIs(),
+            region="local-1",
         )  # fmt: skip
         self.broker = Broker(
             journal=self.journal, db=self.db, identity=self.identity, clock=self.clock, entropy=self.entropy,

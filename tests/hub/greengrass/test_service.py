@@ -12,7 +12,6 @@ import pytest
 
 from marram.core import sigv4
 from marram.core.errors import AlreadyExists, Conflict, Invalid, NotFound, Unsupported
-from marram.hub.border.paging import Pages
 from marram.hub.bus import Bus
 from marram.hub.greengrass.deployments import why
 from marram.hub.greengrass.service import Greengrass
@@ -60,14 +59,11 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     migrations = [Migrations(slice=name, package=f"marram.hub.{name}") for name in SLICES]
     with Db.open(tmp_path / "hub.db", clock=clock, entropy=entropy, migrations=migrations) as db:
         pki = Pki.open(tmp_path / "pki", clock=clock, entropy=entropy)
-        pages = Pages(b"k" * 32)
-        identity = Identity(db, pki, bus, clock=clock, entropy=entropy, account=ACCOUNT, region=REGION, pages=pages)
+        identity = Identity(db, pki, bus, clock=clock, entropy=entropy, account=ACCOUNT, region=REGION)
         registry = Registry(db, identity, bus, entropy=entropy)
         jobs = Jobs(db, bus)
         blobs = Blobs(tmp_path / "blobs", db, entropy=entropy)
-        objects = Objects(
-            db, blobs, clock, region=REGION, endpoint=lambda: "http://127.0.0.1:1", signer=Signer(), pages=pages
-        )
+        objects = Objects(db, blobs, clock, region=REGION, endpoint=lambda: "http://127.0.0.1:1", signer=Signer())
         greengrass = Greengrass(db, bus, identity, registry, jobs, objects, account=ACCOUNT, region=REGION)
         await registry.create_group("line")
         for thing in ("c1", "c2", "c3"):

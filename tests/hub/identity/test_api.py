@@ -206,7 +206,7 @@ def join_request(body: object) -> RawRequest:
 
 async def test_joining_by_the_route(hub):
     made = await hub.call("identity/CreateJoinToken", "marram", thingName="core")
-    response = await api.join(
+    response = await api.joining.join(
         hub.identity, join_request({"token": made["token"], "thingName": "core", "names": ["edge.example"]})
     )
     bundle = json.loads(response.body)
@@ -230,4 +230,4 @@ async def test_joining_by_the_route(hub):
 )
 async def test_bad_join_requests(hub, body):
     with pytest.raises((Invalid, Denied)):
-        await api.join(hub.identity, join_request(body))
+        await api.joining.join(hub.identity, join_request(body))

@@ -252,9 +252,9 @@ async def test_five_versions_and_no_number_twice(hub):
     await hub.identity.delete_version("p", "5")
     assert await hub.identity.create_version("p", document, as_default=True) == 6
     with pytest.raises(NotFound):
-        await hub.identity.version("p", "5")
+        await hub.identity.policies.version("p", "5")
     with pytest.raises(Invalid):
-        await hub.identity.version("p", "v1")
+        await hub.identity.policies.version("p", "v1")
 
 
 async def test_a_bad_document_changes_nothing(hub):

@@ -11,7 +11,6 @@ from marram.hub.bus import Bus
 from marram.hub.identity.pki import Pki
 from marram.hub.identity.service import Identity, Key
 from marram.hub.identity.sessions import LINK_LIFE_MS, SESSION_LIFE_MS, Sessions
-from marram.hub.listing import AsIs
 from marram.kit.clock import FakeClock, SeededEntropy
 from marram.kit.db import Db, Migrations
 
@@ -34,12 +33,8 @@ def world(tmp_path: Path) -> Iterator[World]:
     migrations = [Migrations(slice="identity", package="marram.hub.identity")]
     with Db.open(tmp_path / "hub.db", clock=clock, entropy=entropy, migrations=migrations) as db:
         pki = Pki.open(tmp_path / "pki", clock=clock, entropy=entropy)
-        identity = Identity(
-            db, pki, Bus(), clock=clock, entropy=entropy, account="000000000001", region="local-1", pages=AsIs()
-        )
-        sessions = Sessions(db, pki, identity, clock=clock, entropy=entropy)
-        identity.use_sessions(sessions)
-        yield World(clock, identity, sessions)
+        identity = Identity(db, pki, Bus(), clock=clock, entropy=entropy, account="000000000001", region="local-1")
+        yield World(clock, identity, identity.sessions)
 
 
 async def test_a_link_works_once(world: World) -> None:

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from marram.core import sigv4
 from marram.core.errors import Conflict, Invalid, LimitExceeded, NotFound, VersionConflict
-from marram.hub.listing import AsIs
 from marram.hub.objects import service, store
 from marram.hub.objects.service import Objects
 from marram.kit.blobs import Blobs
@@ -33,7 +32,6 @@ class Made:
         self.blobs = Blobs(folder / "blobs", self.db)
         self.objects = Objects(
             self.db, self.blobs, self.clock, region="local-1", endpoint=lambda: "http://127.0.0.1:1", signer=Signer(),
-            pages=AsIs(),
         )  # fmt: skip
 
     async def collected(self) -> int:

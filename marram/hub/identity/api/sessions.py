@@ -3,7 +3,6 @@
 from marram.core import codec
 from marram.core.errors import Invalid, Unsupported
 from marram.hub.identity.service import Identity
-from marram.hub.identity.sessions import Sessions
 from marram.hub.slice import Call, Params, RawRequest, RawResponse, Result, anything, operation, route
 
 
@@ -11,7 +10,7 @@ from marram.hub.slice import Call, Params, RawRequest, RawResponse, Result, anyt
 async def create_login_link(service: Identity, call: Call, params: Params) -> Result:
     if call.subject.kind != "key":
         raise Unsupported("a login link is made with an access key")
-    token, expires_ms = await _sessions(service).create_link(call.subject.principal)
+    token, expires_ms = await service.sessions.create_link(call.subject.principal)
     return {"token": token, "expiresMs": expires_ms}
 
 
@@ -21,7 +20,7 @@ async def open_session(service: Identity, request: RawRequest) -> RawResponse:
     token = body.get("token")
     if not isinstance(token, str):
         raise Invalid("token must be a string")
-    made = await _sessions(service).open_link(token)
+    made = await service.sessions.open_link(token)
     answer = {
         "accessKeyId": made.access_key_id,
         "secretAccessKey": made.secret,
@@ -29,8 +28,3 @@ async def open_session(service: Identity, request: RawRequest) -> RawResponse:
         "expiresMs": made.expires_ms,
     }
     return RawResponse(body=codec.dumps(answer))
-
-
-def _sessions(service: Identity) -> Sessions:
-    assert isinstance(service.sessions, Sessions), "the composition root did not fill the port"
-    return service.sessions

@@ -1,0 +1,40 @@
+"""Access keys, and who a key is."""
+
+from marram.hub.identity.api import pages
+from marram.hub.identity.service import Identity
+from marram.hub.slice import Call, Params, Result, anything, operation
+
+
+@operation("sts", "GetCallerIdentity", resource=anything, public=True)
+async def get_caller_identity(service: Identity, call: Call, params: Params) -> Result:
+    return {"UserId": call.subject.principal, "Account": call.account, "Arn": call.subject.arn}
+
+
+@operation("marram", "identity/CreateKey", resource=anything)
+async def create_key(service: Identity, call: Call, params: Params) -> Result:
+    made = await service.keys.create(params["name"], params["policy"])
+    return {"accessKeyId": made.id, "secretAccessKey": made.secret, "name": made.name, "arn": made.subject.arn}
+
+
+@operation("marram", "identity/ListKeys", resource=anything)
+async def list_keys(service: Identity, call: Call, params: Params) -> Result:
+    limit = pages.limit(params, "maxResults")
+    rows = await service.keys.page(pages.text(params.get("nextToken")), limit + 1)
+    shown, last = pages.cut(rows, limit, lambda row: row.name)
+    keys = [
+        {
+            "accessKeyId": row.id,
+            "name": row.name,
+            "arn": row.arn,
+            "policy": row.policy,
+            "createdDate": row.created_ms,
+        }
+        for row in shown
+    ]
+    return {"keys": keys, "nextToken": last}
+
+
+@operation("marram", "identity/DeleteKey", resource=anything)
+async def delete_key(service: Identity, call: Call, params: Params) -> Result:
+    await service.keys.delete(params["accessKeyId"])
+    return {}

@@ -1,0 +1,94 @@
+"""What identity hands out and what it asks of others: who somebody is, and the ports that the registry fills."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal, Protocol
+
+from marram.core.policy import evaluate
+from marram.core.policy.evaluate import CompiledPolicy, Program
+from marram.core.policy.variables import Values
+from marram.kit.db import Tx
+
+EVERYBODY: Final = "*"  # principal of a change that may concern all
+NOTHING: Final[Mapping[str, str]] = {}
+
+Status = Literal["ACTIVE", "INACTIVE", "REVOKED"]
+Kind = Literal["certificate", "key", "role", "service"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """Somebody whose identity is proven, with all that decides what they may do.
+
+    principal: certificate id or access key id. thing: set when the client id is the name of a thing that the certificate
+    is attached to. attributes: values of the policy variables that the subject's own policies name (`iot:ClientId`,
+    `iot:Connection.Thing.Attributes[x]`, ...), no others.
+    """
+
+    kind: Kind
+    principal: str
+    arn: str
+    policies: tuple[CompiledPolicy, ...] = ()
+    thing: str | None = None
+    client_id: str | None = None
+    attributes: Values = field(default_factory=dict[str, str], hash=False)
+    epoch: int = 0
+    program: Program = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "program", evaluate.program(self.policies))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """An access key in use. The secret is in clear, for signatures; it has no place in a log."""
+
+    id: str
+    name: str
+    secret: str = field(repr=False)
+    subject: Subject
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Which part of a list: the key after which it goes on, and how many at most."""
+
+    after: tuple[int, str] | None = None
+    limit: int = 26
+    ascending: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PrincipalChanged:
+    """Bus: what this principal may do has changed or ended. `principal` is EVERYBODY when a policy of several changed."""
+
+    principal: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThingFacts:
+    """What policies may ask about a thing. groups: all it is in, with their parents."""
+
+    type_name: str | None = None
+    attributes: Mapping[str, str] = field(default_factory=dict[str, str])
+    groups: tuple[str, ...] = ()
+
+
+class Things(Protocol):
+    """Filled by the registry."""
+
+    def facts(self, thing: str) -> ThingFacts | None:
+        """From memory, on the loop."""
+        ...
+
+    def check_group(self, tx: Tx, group: str) -> None:
+        """Raises NotFound."""
+        ...
+
+    def lineage(self, group: str) -> tuple[str, ...]:
+        """The group and its parents, from memory."""
+        ...
+
+    def enrol(self, tx: Tx, thing: str, thing_id: str) -> None:
+        """Make the thing, with this id, when it does not exist."""
+        ...
