@@ -1,0 +1,1 @@
+"""One file an area. A row is a function with @row; see tests/behaviours/row.py."""
