@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from marram.hub.bus import Bus
 from marram.hub.identity.service import Identity
+from marram.hub.registry.index import Index
 from marram.hub.registry.store import Thing, ThingGroup
 from marram.kit.db import Tx
 
@@ -43,21 +44,24 @@ class GroupDeleted:
 
 
 class Changes:
-    def __init__(self, identity: Identity, bus: Bus) -> None:
-        self._identity, self._bus = identity, bus
+    def __init__(self, identity: Identity, bus: Bus, index: Index) -> None:
+        self._identity, self._bus, self._index = identity, bus, index
 
     def thing_created(self, tx: Tx, thing: Thing) -> None:
         tx.touch("registry_thing", thing.name)
+        self._index.thing(tx, thing.name)
         self._tell(tx, ThingChanged(thing.name))
 
     def thing_updated(self, tx: Tx, _before: Thing, thing: Thing) -> None:
         tx.touch("registry_thing", thing.name)
         self._identity.thing_changed(tx, thing.name)
+        self._index.thing(tx, thing.name)
         self._tell(tx, ThingChanged(thing.name))
 
     def thing_deleted(self, tx: Tx, thing: Thing, groups: list[str]) -> None:
         tx.touch("registry_thing", thing.name)
         tx.touch("registry_groups_of", thing.name)
+        self._index.forget(tx, thing.name)
         for group in groups:
             self._tell(tx, GroupMembershipChanged(group, thing.name, False))
         self._tell(tx, ThingDeleted(thing.name))
@@ -78,6 +82,7 @@ class Changes:
     def membership(self, tx: Tx, group: ThingGroup, thing: str, *, member: bool) -> None:
         tx.touch("registry_groups_of", thing)
         self._identity.thing_changed(tx, thing)
+        self._index.thing(tx, thing)
         self._tell(tx, GroupMembershipChanged(group.name, thing, member))
 
     def _tell(self, tx: Tx, event: object) -> None:

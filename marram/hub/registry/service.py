@@ -12,6 +12,7 @@ from marram.hub.identity.service import Identity, ThingFacts
 from marram.hub.registry import groups, store
 from marram.hub.registry.changes import Changes, GroupDeleted, GroupMembershipChanged, ThingChanged, ThingDeleted
 from marram.hub.registry.groups import Groups
+from marram.hub.registry.index import Index
 from marram.hub.registry.names import Arns
 from marram.hub.registry.principals import Principals
 from marram.hub.registry.store import Search, Thing, ThingGroup, ThingType
@@ -44,8 +45,8 @@ class Registry:
         self.account, self.region = identity.account, identity.region
         self.arns = Arns(self.region, self.account)
         self._db, self._endpoint = db, endpoint
-        # self.index: the search index, which `changes` keeps up to date.
-        changes = Changes(identity, bus)
+        self.index = Index()
+        changes = Changes(identity, bus, self.index)
         self.things = Things(db, identity, changes, self.arns, entropy=entropy)
         self.principals = Principals(db, identity)
         self.types = ThingTypes(db, self.arns, entropy=entropy)
