@@ -19,6 +19,7 @@ from urllib.parse import quote, unquote_to_bytes
 from marram.core.errors import Invalid, Unauthenticated
 
 ALGORITHM: Final = "AWS4-HMAC-SHA256"
+MQTT: Final = "iotdevicegateway"  # the service of MQTT over WebSocket
 UNSIGNED: Final = "UNSIGNED-PAYLOAD"
 STREAMING_UNSIGNED: Final = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
 STREAMING_SIGNED: Final = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"
@@ -49,6 +50,7 @@ class Claim:
     expires_s: int | None  # of a presigned URL, else None
     token: str | None
     payload: str | None  # the x-amz-content-sha256 that was stated, if any
+    in_query: bool = False
 
     @property
     def scope(self) -> str:
@@ -103,14 +105,15 @@ def _query_claim(values: Mapping[str, str], headers: Mapping[str, str]) -> Claim
             values["X-Amz-SignedHeaders"],
             values["X-Amz-Signature"],
         )
-        expires = values["X-Amz-Expires"]
+        # MQTT over WebSocket alone is signed without one: then the skew that is allowed is how long it lives.
+        expires = values["X-Amz-Expires"] if f"/{MQTT}/" not in credential else values.get("X-Amz-Expires")
     except KeyError as error:
         raise _incomplete(f"the query lacks {error.args[0]}") from error
-    if not re.fullmatch(r"[0-9]{1,7}", expires) or int(expires) > MAX_PRESIGN_S:
+    if expires is not None and (not re.fullmatch(r"[0-9]{1,7}", expires) or int(expires) > MAX_PRESIGN_S):
         raise _incomplete(f"X-Amz-Expires must be a number of seconds, at most {MAX_PRESIGN_S}")
     return _claim(
-        credential, signed, signature, values.get("X-Amz-Date", ""), int(expires),
-        values.get("X-Amz-Security-Token"), headers.get("x-amz-content-sha256"),
+        credential, signed, signature, values.get("X-Amz-Date", ""), None if expires is None else int(expires),
+        values.get("X-Amz-Security-Token"), headers.get("x-amz-content-sha256"), in_query=True,
     )  # fmt: skip
 
 
@@ -122,6 +125,8 @@ def _claim(
     expires_s: int | None,
     token: str | None,
     payload: str | None,
+    *,
+    in_query: bool = False,
 ) -> Claim:
     scope = credential.rsplit("/", 4)
     if len(scope) != 5 or scope[4] != "aws4_request" or not all(scope):
@@ -144,7 +149,7 @@ def _claim(
     return Claim(
         access_key_id=scope[0], date=scope[1], region=scope[2], service=scope[3], signed_headers=tuple(signed.split(";")),
         signature=signature, amz_date=amz_date, time_ms=int(moment.timestamp() * 1000), expires_s=expires_s,
-        token=token, payload=payload,
+        token=token, payload=payload, in_query=in_query,
     )  # fmt: skip
 
 
@@ -189,7 +194,7 @@ def verify(
         if name not in headers:
             raise Unauthenticated(f"the signed header {name} is not in the request", reason="unsigned_header")
     key = signing_key(secret, found.date, found.region, found.service)
-    pairs = [pair for pair in query if pair[0] != "X-Amz-Signature"] if found.expires_s is not None else query
+    pairs = [pair for pair in query if pair[0] != "X-Amz-Signature"] if found.in_query else query
     wanted = signature(
         key,
         found.amz_date,
@@ -198,11 +203,11 @@ def verify(
     )
     if hmac.compare_digest(wanted, found.signature):
         return key
-    if found.token is not None and found.expires_s is not None:
+    if found.token is not None and found.in_query:
         # The WebSocket form of MQTT adds the token after signing.
         pairs = [pair for pair in pairs if pair[0] != "X-Amz-Security-Token"]
         text = canonical_request(method, path, pairs, headers, found.signed_headers, payload_hash, s3)
-        if found.service == "iotdevicegateway" and hmac.compare_digest(
+        if found.service == MQTT and hmac.compare_digest(
             signature(key, found.amz_date, found.scope, text), found.signature
         ):
             return key

@@ -15,7 +15,7 @@ from marram.serve.settings import LOOPBACK
 from marram.serve.slices import Base, Slices
 
 ALPN_MQTT: Final = "x-amzn-mqtt-ca"
-ALPN_HTTP: Final = "http/1.1"
+ALPN_HTTP: Final = ("x-amzn-http-ca", "http/1.1")  # AWS's name for HTTP with a client certificate
 STOP_S: Final = 4.0
 
 
@@ -39,12 +39,12 @@ class Doors:
 def build(base: Base, slices: Slices) -> Doors:
     """Nobody listens yet."""
     place, identity, clock = base.place, slices.identity, base.clock
+    mqtt = MqttDoor(broker=slices.broker, identity=identity, clock=clock, entropy=base.entropy, host=place.host)
     api = Api(
         services=slices.services, identity=identity, clock=clock, entropy=base.entropy, account=place.account,
         region=place.region, page_key=slices.pki.derived_key("pages"), host_names=("localhost", place.host),
-        metrics_text=metrics.render,
+        metrics_text=metrics.render, websocket=mqtt.connection,
     )  # fmt: skip
-    mqtt = MqttDoor(broker=slices.broker, identity=identity, clock=clock, entropy=base.entropy, host=place.host)
     return Doors(HttpDoor(api, clock), mqtt)
 
 
@@ -58,8 +58,8 @@ async def listen(base: Base, slices: Slices, doors: Doors, stack: contextlib.Asy
         return mqtt.connection(peer) if peer.alpn == ALPN_MQTT else door.connection(secure=True)
 
     mqtt_context = pki.server_context("required", alpn=[ALPN_MQTT])
-    https_context = pki.server_context("optional", alpn=[ALPN_MQTT, ALPN_HTTP])
-    api_context = pki.server_context("none", alpn=[ALPN_HTTP])
+    https_context = pki.server_context("optional", alpn=[ALPN_MQTT, *ALPN_HTTP])
+    api_context = pki.server_context("none", alpn=["http/1.1"])
     servers = [
         await net.serve(LOOPBACK, place.ports["api"], lambda _peer: door.connection(), tls=None, handshakes=None),
         await net.serve(outside, place.ports["mqtt"], mqtt.connection, tls=lambda: mqtt_context, handshakes=handshakes),

@@ -3,7 +3,8 @@
 Not here: rest-xml (s3rest.py), the shapes themselves (shapes.py), who may call (chain.py).
 """
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 from urllib.parse import parse_qsl
@@ -32,6 +33,7 @@ class Request:
     source_ip: str
     secure: bool = False
     certificate: bytes | None = None  # DER of the client's, on the https door
+    version_1_1: bool = True
 
 
 @dataclass(slots=True)
@@ -39,6 +41,8 @@ class Response:
     status: int
     headers: dict[str, str] = field(default_factory=dict[str, str])
     body: "bytes | Stream" = b""
+    # With status 101: who has the connection from here on.
+    upgrade: Callable[[], asyncio.Protocol] | None = None
 
 
 @dataclass(slots=True)

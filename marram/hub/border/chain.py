@@ -6,7 +6,6 @@ codes (errors.py), policies (hub/identity).
 
 import hashlib
 import hmac
-import re
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,17 +23,19 @@ from marram.core.errors import (
     Unsupported,
     VersionConflict,
 )
-from marram.hub.border import audit, awsjson, errors, plans, s3rest
+from marram.hub.border import audit, awsjson, errors, intent, plans, s3rest, ws
 from marram.hub.border.audit import Auditor, NoAuditor
 from marram.hub.border.awsjson import Parsed, Request, Response
 from marram.hub.border.errors import Fault
 from marram.hub.border.paging import Pages
 from marram.hub.border.plans import Plan, PlannedOperation
+from marram.hub.border.rawroutes import RawRoutes
 from marram.hub.border.shapes import Shapes
 from marram.hub.slice import OPERATIONS, ROUTES, Call, Operation, RawRequest, Route
 from marram.kit import metrics
 from marram.kit.clock import Clock, Entropy, uuid4
 from marram.kit.log import logger
+from marram.kit.net import PeerInfo
 
 if TYPE_CHECKING:
     from marram.hub.identity.service import Subject
@@ -49,11 +50,10 @@ TOKENS_OUT: Final = (
     "nextToken", "NextToken", "NextContinuationToken", "nextMarker", "NextMarker", "ContinuationToken", "Marker",
 )  # fmt: skip
 _S3_PLAIN: Final = frozenset({"Marker", "NextMarker"})  # S3's first listing pages by object keys that clients make up
+DEVICE_SERVICES: Final = ("iot-data", "iot-jobs-data")  # what a client certificate may call on the https port
 _JOIN_BURST: Final = 30.0
 _JOIN_A_SECOND: Final = 3.0
 
-_CREDENTIAL_END = re.compile(r"[,&]")
-_S3_SCOPE = re.compile(r"(?:/|%2F)s3(?:/|%2F)aws4_request", re.IGNORECASE)
 # Objects are somebody's bytes: a browser that is sent to one must not run it as a page of this host.
 _OBJECT_HEADERS: Final = {"x-content-type-options": "nosniff", "content-security-policy": "sandbox"}
 
@@ -65,6 +65,9 @@ class KeyLike(Protocol):
     def secret(self) -> str: ...
     @property
     def subject(self) -> "Subject": ...
+    @property
+    def expires_ms(self) -> int | None:
+        """When temporary credentials end."""
 
 
 class IdentityLike(Protocol):
@@ -76,6 +79,12 @@ class IdentityLike(Protocol):
     def session(self, access_key_id: str, token: str) -> KeyLike: ...
     def certificate_subject(self, der: bytes) -> "Subject": ...
     def may(self, subject: "Subject", action: str, resource: str, context: Mapping[str, str]) -> bool: ...
+
+
+class WebSockets(Protocol):
+    """What the door needs of the MQTT door."""
+
+    def __call__(self, peer: PeerInfo, subject: "Subject", life_ms: int) -> ws.MqttConnection: ...
 
 
 @dataclass(slots=True)
@@ -103,11 +112,12 @@ class Api:
         metrics_text: Callable[[], str] | None = None,
         metrics_token: str | None = None,
         auditor: Auditor | None = None,
+        websocket: WebSockets | None = None,
         operations: Mapping[tuple[str, str], Operation] = OPERATIONS,
         routes: Mapping[tuple[str, str], Route] = ROUTES,
     ) -> None:
         """services: the slices' services by slice name. page_key: 32 bytes that live as long as page tokens should.
-        host_names: what S3's virtual-hosted buckets are prefixed to."""
+        host_names: what S3's virtual-hosted buckets are prefixed to. websocket: the MQTT door; without it there is no /mqtt."""
         self._services = services
         self._identity = identity
         self._clock, self._entropy = clock, entropy
@@ -117,8 +127,9 @@ class Api:
         self._metrics_text, self._metrics_token = metrics_text, metrics_token
         self._operations = operations
         self._auditor: Auditor = auditor or NoAuditor()
+        self._websocket = websocket
         self._acts = frozenset(key for key, operation in operations.items() if audit.is_act(operation))
-        self._routes = _RawRoutes(routes.values())
+        self._routes = RawRoutes(routes.values())
         self._shapes: dict[str, Shapes] = {}
         self._join_tokens: dict[str, tuple[float, int]] = {}
         self._check_declarations()
@@ -147,7 +158,7 @@ class Api:
             if "X-Amz-Signature=" not in stated:
                 return BODY_LIMIT_RAW
         # Only S3 puts objects; other services' bodies are small and are read whole.
-        return None if head.method == "PUT" and _is_for_s3(stated) else BODY_LIMIT
+        return None if head.method == "PUT" and intent.is_for_s3(stated) else BODY_LIMIT
 
     async def handle(self, request: Request) -> Response:
         """Never raises but for cancellation: every failure is an answer."""
@@ -172,13 +183,15 @@ class Api:
     async def _handle(self, request: Request, path: str, query_text: str, context: _Context) -> Response:
         if path == "/metrics" and request.method == "GET" and self._metrics_text is not None:
             return self._metrics(request)
-        pairs = _pairs(query_text)
+        pairs = intent.pairs(query_text)
         # Which service, so that a refusal is in its protocol; then who; then what.
-        guess = _guess_service(request, path, dict(pairs))
+        guess = intent.guess_service(request, path, dict(pairs))
         context.plan = plans.load(guess)
         claim = sigv4.claim(request.headers, pairs)
         if not isinstance(request.body, bytes) and (claim is None or claim.service != "s3"):
             raise Unauthenticated("the signature is malformed", reason="incomplete")
+        if path == ws.PATH and self._websocket is not None:
+            return self._upgrade(request, path, pairs, claim, context, self._websocket)
         if claim is None:
             found = self._routes.find(request.method, path)
             if found is not None:
@@ -191,15 +204,15 @@ class Api:
                 reason="service",
             )
         context.plan = plan = plans.load(service)
-        subject, key, payload = self._authenticate(request, path, pairs, claim, plan)
+        held, key, payload = self._authenticate(request, path, pairs, claim, plan)
         s3_path = self._virtual(request, path) if service == "s3" else path
-        return await self._call(request, s3_path, pairs, subject, context, (claim, key, payload))
+        return await self._call(request, s3_path, pairs, held.subject, context, (claim, key, payload))
 
     # Who.
 
     def _authenticate(
         self, request: Request, path: str, pairs: list[tuple[str, str]], claim: sigv4.Claim, plan: Plan
-    ) -> "tuple[Subject, bytes, str]":
+    ) -> tuple[KeyLike, bytes, str]:
         try:
             if claim.token is not None:
                 held = self._identity.session(claim.access_key_id, claim.token)
@@ -232,7 +245,7 @@ class Api:
             claim, held.secret, method=request.method, path=path, query=pairs, headers=request.headers,
             payload_hash=payload, now_ms=self._clock.wall_ms(), region=self._region,
         )  # fmt: skip
-        return held.subject, key, payload
+        return held, key, payload
 
     async def _with_certificate(
         self, request: Request, path: str, pairs: list[tuple[str, str]], context: _Context
@@ -240,9 +253,54 @@ class Api:
         """The https door's device calls: iot-data and iot-jobs-data, signed by the client certificate instead."""
         if request.certificate is None:
             raise Unauthenticated("The request is not signed: an Authorization header is missing.", reason="missing")
-        context.plan = plans.load("iot-jobs-data" if path.endswith("/jobs") or "/jobs/" in path else "iot-data")
+        query = intent.joined(pairs)
+        for service in DEVICE_SERVICES:
+            context.plan = plans.load(service)
+            if context.plan.route(request.method, path, query, request.headers) is not None:
+                break
+        else:
+            context.plan = plans.load(DEVICE_SERVICES[0])
         subject = self._identity.certificate_subject(request.certificate)
         return await self._call(request, path, pairs, subject, context, None)
+
+    def _upgrade(
+        self,
+        request: Request,
+        path: str,
+        pairs: list[tuple[str, str]],
+        claim: sigv4.Claim | None,
+        context: _Context,
+        connect: WebSockets,
+    ) -> Response:
+        """MQTT over WebSocket: a signed URL or a client certificate says who it is; what it may do, the MQTT door asks."""
+        context.plan = plans.load("iot-data")
+        headers = ws.check(request, pairs)
+        if isinstance(headers, Response):
+            return headers
+        life_ms = ws.LIFE_MS
+        if claim is not None:
+            if claim.service != sigv4.MQTT:
+                raise Unauthenticated(
+                    f"Credential should be scoped to correct service: {sigv4.MQTT}, not {claim.service[:60]}",
+                    reason="service",
+                )
+            held, _, _ = self._authenticate(request, path, pairs, claim, context.plan)
+            subject, ends_ms = held.subject, held.expires_ms
+            if ends_ms is not None:
+                life_ms = min(life_ms, max(0, ends_ms - self._clock.wall_ms()))
+        elif request.certificate is not None:
+            subject = self._identity.certificate_subject(request.certificate)
+        else:
+            raise Unauthenticated(
+                "MQTT over WebSocket wants a signed URL or a client certificate: both are missing", reason="missing"
+            )
+        # The URL is a bearer token: its signature is in the log only as a hash, to find one that leaked.
+        signature = hashlib.sha256(claim.signature.encode()).hexdigest()[:16] if claim is not None else ""
+        log.info(
+            "websocket.opened", request_id=context.request_id, principal=subject.principal, address=request.source_ip,
+            signature_sha256=signature, life_s=life_ms // 1000,
+        )  # fmt: skip
+        return Response(101, headers, upgrade=lambda: ws.WebSocket(lambda peer: connect(peer, subject, life_ms)))
 
     # What.
 
@@ -257,7 +315,7 @@ class Api:
     ) -> Response:
         plan = context.plan
         shapes = self._shapes.get(plan.service) or self._shapes.setdefault(plan.service, Shapes(plan))
-        query = _joined(pairs)
+        query = intent.joined(pairs)
         form: dict[str, str] = {}
         labels: dict[str, str] = {}
         operation: PlannedOperation | None
@@ -270,7 +328,7 @@ class Api:
         else:
             operation, labels = plan.route(request.method, path, query, request.headers) or (None, {})
         if operation is None:
-            raise _Unknown(_unknown_text(plan, request, path, form))
+            raise _Unknown(intent.unknown_text(plan, request, path, form))
         context.operation = operation
         declared = self._operations.get((plan.service, operation.name))
         if declared is None:
@@ -482,58 +540,6 @@ _PAYLOADS: Final = frozenset(
 )
 
 
-def _is_for_s3(stated: str) -> bool:
-    """By the scope in an Authorization header or a query. Looked at once from left to right: nobody has proven who he is yet."""
-    scope = _CREDENTIAL_END.split(stated.partition("Credential=")[2], maxsplit=1)[0]
-    return _S3_SCOPE.search(scope, max(0, len(scope) - 24)) is not None
-
-
-class _RawRoutes:
-    def __init__(self, routes: Iterable[Route]) -> None:
-        self.all = list(routes)
-        self._table: dict[tuple[str, int], list[tuple[tuple[str, ...], Route]]] = {}
-        for route in self.all:
-            parts = tuple(route.template[1:].split("/"))
-            self._table.setdefault((route.method, len(parts)), []).append((parts, route))
-        for group in self._table.values():
-            group.sort(key=lambda item: sum(part.startswith("{") for part in item[0]))
-
-    def find(self, method: str, path: str) -> tuple[Route, dict[str, str]] | None:
-        parts = path[1:].split("/")
-        for template, route in self._table.get((method, len(parts)), ()):
-            if all((wanted[:1] == "{" and got) or wanted == got for wanted, got in zip(template, parts, strict=True)):
-                pairs = zip(template, parts, strict=True)
-                return route, {wanted[1:-1]: plans.decode(got) for wanted, got in pairs if wanted[:1] == "{"}
-        return None
-
-
-def _pairs(text: str) -> list[tuple[str, str]]:
-    """Decoded query parameters in their order; "+" is itself, as in signatures."""
-    if not text:
-        return []
-    items = text.split("&")
-    if len(items) > 200:
-        raise Invalid("the query has over 200 parameters")
-    out: list[tuple[str, str]] = []
-    for item in items:
-        if item:
-            name, _, value = item.partition("=")
-            name, value = plans.decode(name), plans.decode(value)
-            if "\0" in value:
-                raise Invalid("a query parameter holds a NUL")
-            out.append((name, value))
-    return out
-
-
-def _joined(pairs: list[tuple[str, str]]) -> dict[str, str]:
-    """By name, without the signature's own; repeated values (lists) joined by NUL, which no value holds."""
-    out: dict[str, str] = {}
-    for name, value in pairs:
-        if not name.startswith("X-Amz-"):
-            out[name] = f"{out[name]}\0{value}" if name in out else value
-    return out
-
-
 def _chunks(headers: Mapping[str, str], signed: tuple[sigv4.Claim, bytes, str]) -> sigv4.ChunkDecoder | None:
     claim, key, payload = signed
     if not payload.startswith("STREAMING-"):
@@ -560,33 +566,3 @@ async def _read_whole(stream: AsyncIterator[bytes], payload: str) -> bytes:
     if len(payload) == 64 and not hmac.compare_digest(payload, hashlib.sha256(body).hexdigest()):
         raise Unauthenticated("x-amz-content-sha256 is not the hash of the body.", reason="signature")
     return body
-
-
-def _guess_service(request: Request, path: str, query: Mapping[str, str]) -> str:
-    """The service that a request is meant for, by its credential scope or else by its form. Nothing is proven by it."""
-    stated = request.headers.get("authorization", "") or query.get("X-Amz-Credential", "")
-    scope = stated.partition("Credential=")[2] or stated
-    parts = scope.partition(",")[0].rsplit("/", 4)
-    if len(parts) == 5 and parts[3] in plans.BY_SIGNING_NAME:
-        return plans.BY_SIGNING_NAME[parts[3]]
-    if request.headers.get("x-amz-target", "").startswith("SageMaker."):
-        return "sagemaker"
-    if "x-amz-content-sha256" in request.headers and not path.startswith("/marram/"):
-        return "s3"
-    if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded") or "Action" in query:
-        return "sts"
-    if path.startswith("/marram/"):
-        return "marram"
-    if path.startswith("/greengrass/"):
-        return "greengrassv2"
-    return "iot-data" if path.startswith("/topics/") else "iot"
-
-
-def _unknown_text(plan: Plan, request: Request, path: str, form: Mapping[str, str]) -> str:
-    if plan.protocol == "query":
-        asked = f"Action {form.get('Action', '')[:100]!r}"
-    elif plan.protocol == "json":
-        asked = f"X-Amz-Target {request.headers.get('x-amz-target', '')[:100]!r}"
-    else:
-        asked = f"{request.method} {path[:200]}"
-    return f"{asked} is not an operation of {plan.service}"

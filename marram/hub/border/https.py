@@ -31,10 +31,11 @@ MAX_CONNECTIONS_AN_ADDRESS: Final = 1024
 _HIGH_WATER: Final = 256 << 10
 _DRAIN_BYTES: Final = 64 << 20
 _REASONS: Final = {
-    200: "OK", 201: "Created", 202: "Accepted", 204: "No Content", 206: "Partial Content", 304: "Not Modified",
+    101: "Switching Protocols", 200: "OK", 201: "Created", 202: "Accepted", 204: "No Content", 206: "Partial Content", 304: "Not Modified",
     400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed",
     406: "Not Acceptable", 408: "Request Timeout", 409: "Conflict", 410: "Gone", 412: "Precondition Failed",
-    413: "Content Too Large", 416: "Range Not Satisfiable", 429: "Too Many Requests", 431: "Request Header Fields Too Large",
+    413: "Content Too Large", 416: "Range Not Satisfiable", 426: "Upgrade Required",
+    429: "Too Many Requests", 431: "Request Header Fields Too Large",
     500: "Internal Server Error", 501: "Not Implemented", 503: "Service Unavailable", 507: "Insufficient Storage",
 }  # fmt: skip
 _NOT_HTTP: Final = {
@@ -144,6 +145,14 @@ class HttpConnection(asyncio.Protocol):
         self._deadline(HEAD_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._leave()
+        self._closed = True
+        self._can_write.set()
+        if self._stream is not None:
+            self._stream.fail(Unavailable("the client closed the connection before its body was complete"))
+
+    def _leave(self) -> None:
+        """The door knows this connection no longer."""
         door = self._door
         if self in door.connections:
             door.connections.discard(self)
@@ -153,10 +162,6 @@ class HttpConnection(asyncio.Protocol):
             else:
                 door.by_address.pop(self._address, None)
             _connections.inc(-1)
-        self._closed = True
-        self._can_write.set()
-        if self._stream is not None:
-            self._stream.fail(Unavailable("the client closed the connection before its body was complete"))
 
     def data_received(self, data: bytes) -> None:
         if self._closed:
@@ -282,7 +287,7 @@ class HttpConnection(asyncio.Protocol):
             self.deadline_ns = 1 << 63  # the handler's time is its own affair
         request = Request(
             method=head.method, target=head.target, headers=head.headers, body=body, source_ip=self._address,
-            secure=self._secure, certificate=self._certificate,
+            secure=self._secure, certificate=self._certificate, version_1_1=head.version_1_1,
         )  # fmt: skip
         # The door holds its tasks as a group would: `close` waits for them, none outlives it.
         task = asyncio.get_running_loop().create_task(self._answer(head, request), name="http-request")
@@ -303,6 +308,9 @@ class HttpConnection(asyncio.Protocol):
     async def _write(self, head: http1.RequestHead, response: Response) -> None:
         if self._closed:
             await _drop(response)
+            return
+        if response.upgrade is not None:
+            self._hand_over(response)
             return
         unread = self._stream is not None and self._body is not None
         keep = head.keep_alive and not unread and not self._door.closing
@@ -343,6 +351,23 @@ class HttpConnection(asyncio.Protocol):
         if self._buffer:
             self._deadline(HEAD_S)
             self.data_received(b"")
+
+    def _hand_over(self, response: Response) -> None:
+        """The connection speaks another protocol from here on; what has come after the request is its beginning."""
+        assert response.upgrade is not None
+        headers = "".join(f"{name}: {_clean(value)}\r\n" for name, value in response.headers.items())
+        transport, rest = self._transport, self._buffer
+        transport.write(b"%b%b%b\r\n" % (_STATUS_LINES[101], self._door.date, headers.encode("latin-1")))
+        self._leave()
+        self._closed = True
+        self._buffer = b""
+        protocol = response.upgrade()
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        if self._paused:
+            transport.resume_reading()
+        if rest:
+            protocol.data_received(rest)
 
     async def _write_stream(self, body: Stream) -> None:
         sent = 0

@@ -91,9 +91,13 @@ class MqttDoor:
         self._tick = self._tick_of(self.now_ms)
         self._idle = asyncio.Event()
 
-    def connection(self, peer: PeerInfo) -> asyncio.Protocol:
-        """The protocol of one accepted connection: what `kit.net.serve` asks for."""
-        return Connection(self, peer)
+    def connection(self, peer: PeerInfo, subject: Subject | None = None, life_ms: int | None = None) -> "Connection":
+        """The protocol of one accepted connection: what `kit.net.serve` asks for.
+
+        `subject`: proven already, by the request that opened a WebSocket; else the client certificate says who it is.
+        `life_ms`: how long it may live; then WEBSOCKET_TTL_EXPIRATION.
+        """
+        return Connection(self, peer, subject, life_ms)
 
     async def run(self) -> None:
         """The wheel. Returns when cancelled."""
@@ -157,11 +161,16 @@ class MqttDoor:
 class Connection(asyncio.Protocol):
     """One socket."""
 
-    __slots__ = ("_address", "_door", "_is_lost", "_link", "_mqtt", "_peer", "_reading", "_transport", "_was_attached")
+    __slots__ = (
+        "_address", "_door", "_ends_ms", "_is_lost", "_link", "_mqtt", "_peer", "_proven", "_reading", "_transport",
+        "_was_attached",
+    )  # fmt: skip
 
-    def __init__(self, door: MqttDoor, peer: PeerInfo) -> None:
+    def __init__(self, door: MqttDoor, peer: PeerInfo, subject: Subject | None, life_ms: int | None) -> None:
         self._door = door
         self._peer = peer
+        self._proven = subject
+        self._ends_ms = None if life_ms is None else door.clock.mono_ns() // 1_000_000 + life_ms
         self._mqtt = ServerConnection()
         self._transport: asyncio.Transport | None = None
         self._link: Link | None = None
@@ -275,16 +284,35 @@ class Connection(asyncio.Protocol):
         link = self._link
         if link is None or link.is_closed or not self._was_attached:
             return
-        due_ms = self._mqtt.last_ms + link.keep_alive_ms * 3 // 2
-        if self._door.now_ms > due_ms and self._reading:
+        now_ms, due_ms = self._door.now_ms, self._mqtt.last_ms + link.keep_alive_ms * 3 // 2
+        if now_ms > due_ms and self._reading:
             self.end(packets.KEEP_ALIVE_TIMEOUT, "silent for 1.5 times the keep-alive", presence.KEEP_ALIVE)
+        elif self._ends_ms is not None and now_ms >= self._ends_ms:
+            self.end(packets.ADMINISTRATIVE_ACTION, "the WebSocket's time is over", presence.WEBSOCKET_TTL)
         else:
-            self._door.watch(self, max(due_ms, self._door.now_ms))
+            self._watch(max(due_ms, now_ms))
+
+    def _watch(self, due_ms: int) -> None:
+        self._door.watch(self, due_ms if self._ends_ms is None else min(due_ms, self._ends_ms))
+
+    # from a WebSocket
+
+    def left(self) -> None:
+        """A close frame ends it as DISCONNECT does (AWS, lifecycle events): the client's own wish, without a will."""
+        if self._link is not None:
+            self._link.flush()
+        self._finish(presence.CLIENT, will=False)
+        self._close()
+
+    def not_understood(self, why: str) -> None:
+        self.end(packets.MALFORMED_PACKET, why, presence.CLIENT_ERROR)
 
     # CONNECT
 
     def _subject(self, peer: PeerInfo) -> Subject:
         """Step 1, authenticate: whose certificate is it, and is it active?"""
+        if self._proven is not None:
+            return self._proven
         if peer.certificate_der is None:
             if self._door.anonymous is not None:
                 return self._door.anonymous
@@ -399,7 +427,7 @@ class Connection(asyncio.Protocol):
         self._was_attached = True
         _accepted.inc(outcome="accepted")
         self._door.connected(self)
-        self._door.watch(self, self._door.now_ms + link.keep_alive_ms * 3 // 2)
+        self._watch(self._door.now_ms + link.keep_alive_ms * 3 // 2)
 
     def _expiry_s(self, packet: Connect) -> int:
         return self._door.broker.expiry_s(

@@ -47,6 +47,7 @@ class Key:
     name: str
     secret: str = field(repr=False)
     subject: Subject
+    expires_ms: int | None = None  # of temporary credentials
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -85,7 +85,8 @@ class Sessions:
             raise Unauthenticated("the session token is of another session", reason="token")
         if expires_ms <= self._base.clock.wall_ms():
             raise Unauthenticated("the security token included in the request is expired", reason="token_expired")
-        return replace(self._keys.key(str(claims["key"])), secret=self._secret(access_key_id))
+        key = self._keys.key(str(claims["key"]))
+        return replace(key, secret=self._secret(access_key_id), expires_ms=expires_ms)
 
     def _secret(self, access_key_id: str) -> str:
         key = self._pki.derived_key("session-secret")

@@ -25,7 +25,7 @@ class Identity:
     allow = True
 
     def key(self, access_key_id: str) -> Any:
-        return SimpleNamespace(secret=WHO.secret, subject=SimpleNamespace(arn="arn:aws:iam::1:user/a"))
+        return SimpleNamespace(secret=WHO.secret, expires_ms=None, subject=SimpleNamespace(arn="arn:aws:iam::1:user/a"))
 
     session = certificate_subject = None
 

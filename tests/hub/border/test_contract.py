@@ -63,7 +63,7 @@ class Identity:
     def key(self, access_key_id: str) -> Any:
         if access_key_id != WHO.access_key_id:
             raise Unauthenticated("no")
-        return SimpleNamespace(secret=WHO.secret, subject=SimpleNamespace(arn="arn:aws:iam::1:user/a"))
+        return SimpleNamespace(secret=WHO.secret, expires_ms=None, subject=SimpleNamespace(arn="arn:aws:iam::1:user/a"))
 
     def session(self, access_key_id: str, token: str) -> Any:
         raise NotFound("no")

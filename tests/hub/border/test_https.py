@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from marram.core import http1
-from marram.hub.border import chain
+from marram.hub.border import intent
 from marram.hub.border.awsjson import Request, Response
 from marram.hub.border.https import BODY_S, HEAD_S, IDLE_S, HttpDoor
 from marram.hub.slice import Stream
@@ -292,10 +292,10 @@ async def test_closing_lets_the_answer_out(door: Door) -> None:
 def test_the_scope_of_a_head_is_found_in_one_pass() -> None:
     scope = "MRAK/20260101/local-1/{}/aws4_request"
     for form in ("AWS4-HMAC-SHA256 Credential={}, SignedHeaders=host", "X-Amz-Credential={}&X-Amz-Date=x"):
-        assert chain._is_for_s3(form.format(scope.format("s3")))
-        assert chain._is_for_s3(form.format(scope.format("s3").replace("/", "%2F")))
-        assert not chain._is_for_s3(form.format(scope.format("iot")))
-    assert not chain._is_for_s3("Credential=a, SignedHeaders=/s3/aws4_request")
+        assert intent.is_for_s3(form.format(scope.format("s3")))
+        assert intent.is_for_s3(form.format(scope.format("s3").replace("/", "%2F")))
+        assert not intent.is_for_s3(form.format(scope.format("iot")))
+    assert not intent.is_for_s3("Credential=a, SignedHeaders=/s3/aws4_request")
     began = time.perf_counter()
-    assert not chain._is_for_s3(" Credential=" * 100_000)  # each was tried to the end once: 0.1 s for a head of 16 KB
+    assert not intent.is_for_s3(" Credential=" * 100_000)  # each was tried to the end once: 0.1 s for a head of 16 KB
     assert time.perf_counter() - began < 0.5
