@@ -137,14 +137,14 @@ class Groups:
 
     async def remove(self, group: str, thing: str) -> None:
         """One that is not in it is fine. Raises NotFound."""
+        await self._db.write(lambda tx: self.remove_tx(tx, group, thing))
 
-        def work(tx: Tx) -> None:
-            things.get(tx, thing)
-            mine = get(tx, group)
-            if store.remove_member(tx, group, thing):
-                self._changes.membership(tx, mine, thing, member=False)
-
-        await self._db.write(work)
+    def remove_tx(self, tx: Tx, group: str, thing: str) -> None:
+        """As `remove`, within a transaction."""
+        things.get(tx, thing)
+        mine = get(tx, group)
+        if store.remove_member(tx, group, thing):
+            self._changes.membership(tx, mine, thing, member=False)
 
     async def members(self, group: str, after: str, limit: int, *, recursive: bool) -> list[str]:
         def work(tx: Tx) -> list[str]:

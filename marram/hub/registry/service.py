@@ -53,12 +53,16 @@ class Registry:
         self.groups = Groups(db, changes, self.arns, entropy=entropy)
         # What other slices call by the thing's and the group's names.
         self.create_thing, self.create_thing_tx = self.things.create, self.things.create_tx
-        self.update_thing, self.delete_thing = self.things.update, self.things.delete
+        self.update_thing, self.update_thing_tx, self.delete_thing = (
+            self.things.update,
+            self.things.update_tx,
+            self.things.delete,
+        )
         self.thing = self.things.get
         self.create_type = self.types.create
         self.create_group, self.delete_group = self.groups.create, self.groups.delete
         self.add_to_group, self.add_to_group_tx = self.groups.add, self.groups.add_tx
-        self.remove_from_group = self.groups.remove
+        self.remove_from_group, self.remove_from_group_tx = self.groups.remove, self.groups.remove_tx
         self.attach_principal, self.detach_principal = self.principals.attach, self.principals.detach
         self.certificates_of = self.principals.certificates_of
         identity.use_things(self)
@@ -67,6 +71,12 @@ class Registry:
 
     def exists(self, tx: Tx, name: str) -> bool:
         return store.thing_exists(tx, name)
+
+    def thing_tx(self, tx: Tx, name: str) -> Thing | None:
+        return store.thing(tx, name)
+
+    def groups_of_tx(self, tx: Tx, thing: str) -> list[str]:
+        return store.groups_of(tx, thing)
 
     def group_exists(self, tx: Tx, name: str) -> bool:
         return store.group(tx, name) is not None

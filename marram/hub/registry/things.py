@@ -66,25 +66,40 @@ class Things:
         expected_version: int | None = None,
     ) -> Thing:
         """attributes: replace the present ones, or with `merge` are added to them; an empty value removes. Raises VersionConflict."""
+        return await self._db.write(
+            lambda tx: self.update_tx(
+                tx, name, type_name=type_name, remove_type=remove_type, attributes=attributes, merge=merge,
+                expected_version=expected_version,
+            )
+        )  # fmt: skip
+
+    def update_tx(
+        self,
+        tx: Tx,
+        name: str,
+        *,
+        type_name: str = "",
+        remove_type: bool = False,
+        attributes: Mapping[str, str] | None = None,
+        merge: bool = False,
+        expected_version: int | None = None,
+    ) -> Thing:
+        """As `update`, within a transaction."""
         if remove_type and type_name:
             raise Invalid("thingTypeName and removeThingType exclude each other")
-
-        def work(tx: Tx) -> Thing:
-            present = get(tx, name)
-            names.check_version("thing", name, present.version, expected_version)
-            if type_name and type_name != present.type:
-                thing_types.usable(tx, type_name)
-            changed = replace(
-                present,
-                type="" if remove_type else type_name or present.type,
-                attributes=names.changed_attributes(present.attributes, attributes, merge=merge),
-                version=present.version + 1,
-            )
-            store.save_thing(tx, changed)
-            self._changes.thing_updated(tx, present, changed)
-            return changed
-
-        return await self._db.write(work)
+        present = get(tx, name)
+        names.check_version("thing", name, present.version, expected_version)
+        if type_name and type_name != present.type:
+            thing_types.usable(tx, type_name)
+        changed = replace(
+            present,
+            type="" if remove_type else type_name or present.type,
+            attributes=names.changed_attributes(present.attributes, attributes, merge=merge),
+            version=present.version + 1,
+        )
+        store.save_thing(tx, changed)
+        self._changes.thing_updated(tx, present, changed)
+        return changed
 
     async def delete(self, name: str, *, expected_version: int | None = None) -> None:
         """One that does not exist is fine, as AWS. Raises Invalid while a certificate is attached."""
