@@ -1,8 +1,9 @@
 """The algebra of a shadow document: merge, delta, versions, metadata. Pure; hub and edge run the same.
 
 Rules: keys merge, null removes, arrays and leaves replace; the delta holds the leaves of desired that differ from reported;
-metadata carry a timestamp in seconds for each leaf. Source: AWS IoT Developer Guide, "Device Shadow service documents".
-Not here: storage, topics, policy.
+metadata carry a timestamp in seconds for each leaf. Members of a request beside state, version and clientToken are ignored.
+Sources: AWS IoT Developer Guide, "Device Shadow service documents", "Device Shadow error messages", "Diagnosing problems
+with shadows". Not here: storage, topics, policy.
 """
 
 from collections.abc import Callable, Mapping
@@ -41,7 +42,10 @@ EMPTY: Final = Document()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patch:
-    """One update. A section that is None is not touched; `clear_*` (the section was null) removes it whole."""
+    """One update. A section that is None is not touched; `clear_*` (the section was null) removes it whole.
+
+    is_null: `"state": null`, which is both sections null.
+    """
 
     desired: Section | None = None
     reported: Section | None = None
@@ -49,12 +53,17 @@ class Patch:
     clear_reported: bool = False
     version: int | None = None
     token: str | None = None
+    is_null: bool = False
 
 
-def parse_patch(payload: bytes) -> Patch:
+def parse_patch(payload: bytes, *, max_bytes: int = MAX_BYTES) -> Patch:
     """Read an update request. Raises Invalid or LimitExceeded with the texts AWS sends."""
-    if len(payload) > MAX_BYTES:
-        raise LimitExceeded("The payload exceeds the maximum size allowed", limit=MAX_BYTES)
+    if len(payload) > max_bytes:
+        raise LimitExceeded("The payload exceeds the maximum size allowed", limit=max_bytes)
+    try:
+        payload.decode()
+    except UnicodeDecodeError as exc:
+        raise Invalid("Unsupported documented encoding; supported encoding is UTF-8", kind="encoding") from exc
     try:
         body = codec.loads(payload, max_depth=MAX_DEPTH + 4)
     except Invalid as exc:
@@ -62,12 +71,12 @@ def parse_patch(payload: bytes) -> Patch:
         raise Invalid("JSON contains too many levels of nesting; maximum is 8" if deep else "Invalid JSON") from exc
     if not isinstance(body, dict):
         raise Invalid("Invalid JSON")
-    for key in body:
-        if key not in {"state", "version", "clientToken"}:
-            raise Invalid(f"Invalid member: {key}; an update has state, version and clientToken")
     if "state" not in body:
         raise Invalid("Missing required node: state")
     state = body["state"]
+    is_null = state is None
+    if is_null:
+        state = {"desired": None, "reported": None}
     if not isinstance(state, dict):
         raise Invalid("State node must be an object")
     for key in state:
@@ -83,6 +92,7 @@ def parse_patch(payload: bytes) -> Patch:
         clear_reported="reported" in state and state["reported"] is None,
         version=version,
         token=read_token(body),
+        is_null=is_null,
     )
 
 
@@ -96,15 +106,18 @@ def read_token(body: Mapping[str, JsonValue]) -> str | None:
     return token
 
 
-def apply(before: Document, patch: Patch, now_ms: int) -> Document:
-    """The document after `patch`. Raises VersionConflict, or LimitExceeded when the result is over 8 KB; `before` is not changed."""
+def apply(before: Document, patch: Patch, now_ms: int, *, max_bytes: int = MAX_BYTES) -> Document:
+    """The document after `patch`; `before` is not changed. Metadata do not count for the size.
+
+    Raises VersionConflict, or LimitExceeded when the result is over `max_bytes`.
+    """
     if patch.version is not None and patch.version != before.version:
         raise VersionConflict("Version conflict", expected=patch.version, actual=before.version)
     stamp = now_ms // 1000
     desired, desired_meta = _side(before.desired, before.desired_meta, patch.desired, patch.clear_desired, stamp)
     reported, reported_meta = _side(before.reported, before.reported_meta, patch.reported, patch.clear_reported, stamp)
-    if len(codec.dumps(desired)) + len(codec.dumps(reported)) > MAX_BYTES:
-        raise LimitExceeded("The shadow exceeds the maximum size allowed", limit=MAX_BYTES)
+    if len(codec.dumps(desired)) + len(codec.dumps(reported)) > max_bytes:
+        raise LimitExceeded("The payload exceeds the maximum size allowed", limit=max_bytes)
     return Document(
         desired=desired,
         reported=reported,
@@ -172,21 +185,23 @@ def decode(data: bytes) -> Document:
 
 
 def accepted(patch: Patch, after: Document, now_ms: int) -> JsonObject:
-    """Body of `update/accepted`: what was asked, with its metadata."""
+    """Body of `update/accepted`: what was asked, each leaf of it (one that is removed too) with its time."""
+    stamp = now_ms // 1000
     state: JsonObject = {}
     metadata: JsonObject = {}
-    for name, part, clear, meta in (
-        ("desired", patch.desired, patch.clear_desired, after.desired_meta),
-        ("reported", patch.reported, patch.clear_reported, after.reported_meta),
+    for name, part, clear in (
+        ("desired", patch.desired, patch.clear_desired),
+        ("reported", patch.reported, patch.clear_reported),
     ):
         if clear:
             state[name] = None
         elif part is not None:
             state[name] = part
-            metadata[name] = _pick(meta, part)
-    return with_token(
-        {"state": state, "metadata": metadata, "version": after.version, "timestamp": now_ms // 1000}, patch.token
-    )
+            metadata[name] = _leaf(part, stamp)
+    body: JsonObject = {"state": state, "metadata": metadata, "version": after.version, "timestamp": stamp}
+    if patch.is_null:
+        body |= {"state": None, "metadata": {"timestamp": stamp}}
+    return with_token(body, patch.token)
 
 
 def documents(before: Document, after: Document, now_ms: int, token: str | None) -> JsonObject:
@@ -197,9 +212,12 @@ def documents(before: Document, after: Document, now_ms: int, token: str | None)
     return with_token(body, token)
 
 
-def delta_message(after: Document, now_ms: int, token: str | None) -> JsonObject | None:
-    """Body of `update/delta`, or None when desired is reached."""
-    difference = delta(after)
+def delta_message(
+    after: Document, now_ms: int, token: str | None, *, difference: Section | None = None
+) -> JsonObject | None:
+    """Body of `update/delta`, or None when desired is reached. difference: `delta(after)`, when it is known already."""
+    if difference is None:
+        difference = delta(after)
     if not difference:
         return None
     body: JsonObject = {
@@ -233,7 +251,20 @@ def _section(state: Mapping[str, JsonValue], key: str, title: str) -> Section | 
         raise Invalid(f"{title} node must be an object")
     if _depth(part) > MAX_DEPTH:
         raise Invalid("JSON contains too many levels of nesting; maximum is 8")
+    _no_null_items(part, key)
     return part
+
+
+def _no_null_items(value: JsonValue, where: str) -> None:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if isinstance(item, dict | list):
+                _no_null_items(item, f"{where}.{key}")
+    elif isinstance(value, list):
+        for item in value:
+            if item is None:
+                raise Invalid(f"Invalid JSON: the array {where} has a null, and arrays cannot have null values")
+            _no_null_items(item, where)
 
 
 def _depth(value: JsonValue) -> int:
@@ -307,19 +338,20 @@ def _difference(desired: Section, reported: Section) -> Section:
             below = _difference(wanted, has)
             if below:
                 out[key] = below
-        elif not _same(wanted, has) or key not in reported:
+        elif not same(wanted, has) or key not in reported:
             out[key] = wanted
     return out
 
 
-def _same(one: JsonValue, other: JsonValue) -> bool:
+def same(one: JsonValue, other: JsonValue) -> bool:
+    """Equal as JSON."""
     # Python says 1 == True; JSON does not, and a device that reports 1 has not obeyed "on": true.
     if isinstance(one, bool) != isinstance(other, bool):
         return False
     if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_same, one, other))
+        return len(one) == len(other) and all(map(same, one, other))
     if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
+        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
     return one == other
 
 

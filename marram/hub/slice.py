@@ -41,7 +41,10 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopicMessage:
-    """One publish on a reserved topic, already allowed by policy. `params` are the names in the template."""
+    """One publish on a reserved topic, already allowed by policy. `params` are the names in the template.
+
+    in_flight: of this client's requests on topics `at_once`, how many are not done, this one among them.
+    """
 
     topic: str
     params: Mapping[str, str]
@@ -49,6 +52,7 @@ class TopicMessage:
     subject: "Subject"
     client_id: str
     time_ms: int
+    in_flight: int = 1
 
 
 OperationFunction: TypeAlias = Callable[[Any, Call, Params], Awaitable[Result]]
@@ -74,6 +78,7 @@ class Topic:
     template: str
     slice: str
     function: TopicFunction
+    at_once: bool = False
 
 
 ACTION_PREFIX: Final[Mapping[str, str]] = {
@@ -113,11 +118,15 @@ def operation(
     return declare
 
 
-def topic(template: str) -> Callable[[TopicFunction], TopicFunction]:
-    """Declare the handler of a reserved topic; `{name}` stands for one level."""
+def topic(template: str, *, at_once: bool = False) -> Callable[[TopicFunction], TopicFunction]:
+    """Declare the handler of a reserved topic; `{name}` stands for one level.
+
+    A client's messages are handled one after another. at_once: each is begun without waiting for those before it, in their
+    order; for a handler whose first wait is its one transaction, which keeps the order, so that many share a commit.
+    """
 
     def declare(function: TopicFunction) -> TopicFunction:
-        made = Topic(template=template, slice=_slice_of(function.__module__), function=function)
+        made = Topic(template=template, slice=_slice_of(function.__module__), function=function, at_once=at_once)
         known = TOPICS.setdefault(template, made)
         if known is not made:
             raise RuntimeError(f"reserved topic {template} is declared twice")

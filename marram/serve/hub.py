@@ -18,8 +18,7 @@ from typing import Final
 from marram.core.errors import Unavailable
 from marram.hub.bus import Bus
 from marram.hub.identity.pki import Pki
-from marram.hub.timeseries.service import Settings as SeriesSettings
-from marram.kit import config, disk, log, metrics
+from marram.kit import disk, log, metrics
 from marram.kit.clock import SystemClock, SystemEntropy
 from marram.kit.db import Db
 from marram.kit.seglog import RESERVE_SHARE, Journal
@@ -27,7 +26,7 @@ from marram.kit.tasks import Supervisor, periodic
 from marram.serve import doors, settings, slices
 from marram.serve import folder as folders
 from marram.serve.folder import HubJson
-from marram.serve.settings import LOOPBACK, HubSettings, Place
+from marram.serve.settings import LOOPBACK, Place, Sections
 
 logger = log.logger(__name__)
 
@@ -56,15 +55,13 @@ def run(options: Options) -> int:
     os.umask(0o077)  # whoever made the folder may have let others in; SQLite's side files have no mode of ours
     folders.prepare(data)
     toml = data / "marram.toml"
-    config.known_sections(toml, {"hub": HubSettings, "timeseries": SeriesSettings})
-    wanted = config.load(HubSettings, "hub", path=toml, environ=os.environ)
-    of_series = config.load(SeriesSettings, "timeseries", path=toml, environ=os.environ)
-    log.setup(level=wanted.log_level)
+    wanted = settings.load(toml, os.environ)
+    log.setup(level=wanted.hub.log_level)
     with folders.Lock(data):
         disk.remove(data / folders.HUB_JSON)
         try:
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-                return runner.run(_main(options, data, wanted, of_series))
+                return runner.run(_main(options, data, wanted))
         except Unavailable as exc:
             # SQLite that cannot make the index of its WAL on a full disk calls that an I/O error.
             free, _ = disk.free_share(data)
@@ -73,12 +70,12 @@ def run(options: Options) -> int:
             raise disk.DiskFull(f"disk full: {free} bytes are free on the disk of {data} ({exc.message})") from exc
 
 
-async def _main(options: Options, data: Path, wanted: HubSettings, of_series: SeriesSettings) -> int:
+async def _main(options: Options, data: Path, wanted: Sections) -> int:
     loop = asyncio.get_running_loop()
     stop: asyncio.Future[int] = loop.create_future()  # the exit code
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, _finish, stop, 0)
-    async with _hub(options, data, wanted, of_series, stop) as hub:
+    async with _hub(options, data, wanted, stop) as hub:
         folders.write_hub_json(data, hub)
         print("marram hub ready", flush=True)
         logger.info("hub.ready", endpoints=hub.endpoints)
@@ -129,18 +126,16 @@ class _DiskWatch:
 
 
 @contextlib.asynccontextmanager
-async def _hub(
-    options: Options, data: Path, wanted: HubSettings, of_series: SeriesSettings, stop: "asyncio.Future[int]"
-) -> AsyncGenerator[HubJson]:
+async def _hub(options: Options, data: Path, wanted: Sections, stop: "asyncio.Future[int]") -> AsyncGenerator[HubJson]:
     clock, entropy = SystemClock(), SystemEntropy()
     async with contextlib.AsyncExitStack() as stack:
         db = stack.enter_context(Db.open(data / "hub.db", clock=clock, entropy=entropy, migrations=slices.migrations()))
         place = settings.remember(
-            db, wanted, entropy=entropy, auto_ports=options.auto_ports, bind=options.bind, name=options.name
+            db, wanted.hub, entropy=entropy, auto_ports=options.auto_ports, bind=options.bind, name=options.name
         )
         base = slices.Base(
             data=data, clock=clock, entropy=entropy, bus=Bus(), db=db, place=place, endpoints=_endpoints(place),
-            journal=stack.enter_context(Journal.open(data / "log", clock=clock, entropy=entropy)), series=of_series,
+            journal=stack.enter_context(Journal.open(data / "log", clock=clock, entropy=entropy)), settings=wanted,
         )  # fmt: skip
         made = slices.build(base)
         await slices.start(made, stack)

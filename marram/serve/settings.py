@@ -2,10 +2,16 @@
 
 import re
 import socket
+import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from marram.core.errors import Conflict, Invalid, Unavailable
+from marram.hub.shadow.service import Settings as ShadowSettings
+from marram.hub.timeseries.service import Settings as SeriesSettings
+from marram.kit import config
 from marram.kit.clock import Entropy
 from marram.kit.db import Db, Tx
 
@@ -23,6 +29,22 @@ class HubSettings:
     account_id: str = ""
     region: str = ""
     log_level: str = "info"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sections:
+    """marram.toml whole: a field each section, by its name."""
+
+    hub: HubSettings
+    timeseries: SeriesSettings
+    shadow: ShadowSettings
+
+
+def load(path: Path, environ: Mapping[str, str]) -> Sections:
+    """Raises BadSetting for an unknown section or key, Invalid for a value that cannot be."""
+    kinds = typing.get_type_hints(Sections)
+    config.known_sections(path, kinds)
+    return Sections(**{name: config.load(kind, name, path=path, environ=environ) for name, kind in kinds.items()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,8 +24,8 @@ from marram.hub.objects import run as uploads
 from marram.hub.objects.service import Objects
 from marram.hub.registry.service import Registry
 from marram.hub.rules.service import Rules
+from marram.hub.shadow import run as watching
 from marram.hub.shadow.service import Shadows
-from marram.hub.timeseries.service import Settings as SeriesSettings
 from marram.hub.timeseries.service import TimeSeries
 from marram.kit import log, registry
 from marram.kit.blobs import Blobs
@@ -35,7 +35,7 @@ from marram.kit.seglog import Journal
 from marram.kit.tasks import periodic
 from marram.serve import learning
 from marram.serve.learning import Learner
-from marram.serve.settings import Place
+from marram.serve.settings import Place, Sections
 
 logger = log.logger(__name__)
 
@@ -62,7 +62,7 @@ class Base:
     journal: Journal
     place: Place
     endpoints: dict[str, str]
-    series: SeriesSettings
+    settings: Sections
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,14 +113,14 @@ def build(base: Base) -> Slices:
     presigner = identity.own_key("marram-presign", PRESIGN_RIGHTS)
     things = Registry(db, identity, bus, entropy=entropy, endpoint=lambda: (place.host, place.ports["https"]))
     broker = Broker(journal=journal, db=db, identity=identity, clock=clock, entropy=entropy, bus=bus)
-    shadows = Shadows(db)
+    shadows = Shadows(db, bus, settings=base.settings.shadow, index=things.index)
     blobs = Blobs(base.data / "blobs", db, entropy=entropy)
     objects = Objects(
         db, blobs, clock, region=place.region, endpoint=lambda: endpoints["api"],
         signer=_Signer(sigv4.Credentials(presigner.id, presigner.secret)),
     )  # fmt: skip
     series = TimeSeries(
-        db=db, journal=journal, clock=clock, folder=base.data / "ts", entropy=entropy, settings=base.series
+        db=db, journal=journal, clock=clock, folder=base.data / "ts", entropy=entropy, settings=base.settings.timeseries
     )
     jobs = Jobs(db, bus)
     rules = Rules(db=db, journal=journal, broker=broker, timeseries=series, check_role=identity.check_role, clock=clock)
@@ -159,6 +159,7 @@ def runners(base: Base, slices: Slices) -> list[Runner]:
     return [
         ("outbox", Outbox(base.db, slices.broker.publish_outbox).run),
         ("broker", slices.broker.run),
+        ("shadows", lambda: watching.run(slices.shadow)),
         ("series", slices.timeseries.run),
         ("rules", slices.rules.run),
         ("greengrass", slices.greengrass.run),

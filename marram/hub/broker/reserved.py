@@ -1,10 +1,11 @@
 """Reserved topics: each publish goes to the handler of its slice, whose transaction comes before the PUBACK.
 
 A client's messages keep their order: it has one lane of the few there are. A lane is bounded; beyond it a message is refused.
+Handlers that keep the order by their transaction (`at_once`) have no lane: each message is a task, their number is bounded.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,6 +22,7 @@ log = logger(__name__)
 
 LANES: Final = 32
 LANE_DEPTH: Final = 1000
+MAX_AT_ONCE: Final = 10_000  # of all clients
 
 Handler = Callable[[TopicMessage], Awaitable[None]]
 
@@ -40,20 +42,26 @@ class Reserved:
     def __init__(self, clock: Clock, settle: Callable[[Ack, MarramError | None], None]) -> None:
         self._clock, self._settle = clock, settle
         self._handlers: Templates[Handler] = Templates({})
+        self._at_once: frozenset[Handler] = frozenset()
         self._lanes: list[asyncio.Queue[_Job]] = []
+        self._group: asyncio.TaskGroup | None = None
+        self._in_flight: dict[str, int] = {}  # by client id
+        self._running = 0
 
     def declare(self, services: Mapping[str, object]) -> None:
         """Every reserved topic that a slice among `services` has declared."""
+        found = {
+            template: (made, _bound(made, services[made.slice]))
+            for template, made in declared.TOPICS.items()
+            if made.slice in services
+        }
         self.use(
-            {
-                template: _bound(made, services[made.slice])
-                for template, made in declared.TOPICS.items()
-                if made.slice in services
-            }
+            {template: handler for template, (_, handler) in found.items()},
+            at_once=(handler for made, handler in found.values() if made.at_once),
         )
 
-    def use(self, handlers: Mapping[str, Handler]) -> None:
-        self._handlers = Templates(handlers)
+    def use(self, handlers: Mapping[str, Handler], *, at_once: Iterable[Handler] = ()) -> None:
+        self._handlers, self._at_once = Templates(handlers), frozenset(at_once)
 
     def has(self, topic: str) -> bool:
         return self._handlers.match(topic) is not None
@@ -62,11 +70,11 @@ class Reserved:
         """The lanes. Returns when cancelled."""
         self._lanes = [asyncio.Queue(LANE_DEPTH) for _ in range(LANES)]
         try:
-            async with asyncio.TaskGroup() as group:
+            async with asyncio.TaskGroup() as self._group:
                 for number, lane in enumerate(self._lanes):
-                    group.create_task(self._work(lane), name=f"broker-lane-{number}")
+                    self._group.create_task(self._work(lane), name=f"broker-lane-{number}")
         finally:
-            self._lanes = []
+            self._lanes, self._group = [], None
 
     async def handle(self, topic: str, payload: bytes, subject: Subject, client_id: str) -> None:
         """For publishers in the process: at once. Raises what the handler raises."""
@@ -81,18 +89,48 @@ class Reserved:
             return
         if ack is not None:
             ack.left += 1
-        job = _Job(found[0], self._message(topic, found[1], payload, link.subject, link.client_id), ack)
+        is_at_once = found[0] in self._at_once
+        in_flight = self._in_flight.get(link.client_id, 0) + 1 if is_at_once else 1
+        message = self._message(topic, found[1], payload, link.subject, link.client_id, in_flight)
+        job = _Job(found[0], message, ack)
         try:
-            if not self._lanes:
+            if self._group is None or self._running >= MAX_AT_ONCE:
                 raise asyncio.QueueFull
+            if is_at_once:
+                self._begin(job)
+                return
             self._lanes[hash(link.client_id) % LANES].put_nowait(job)
         except asyncio.QueueFull:
             _full.inc()
             if ack is not None:
                 self._settle(ack, Unavailable("too much waits on the reserved topic"))
 
+    def _begin(self, job: _Job) -> None:
+        assert self._group is not None
+        self._running += 1
+        self._in_flight[job.message.client_id] = job.message.in_flight
+        self._group.create_task(self._alone(job), name="broker-request")
+
+    async def _alone(self, job: _Job) -> None:
+        try:
+            await self._handle(job)
+        finally:
+            client_id = job.message.client_id
+            self._running -= 1
+            left = self._in_flight[client_id] - 1
+            if left:
+                self._in_flight[client_id] = left
+            else:
+                del self._in_flight[client_id]
+
     def _message(
-        self, topic: str, params: Mapping[str, str], payload: bytes, subject: Subject, client_id: str
+        self,
+        topic: str,
+        params: Mapping[str, str],
+        payload: bytes,
+        subject: Subject,
+        client_id: str,
+        in_flight: int = 1,
     ) -> TopicMessage:
         return TopicMessage(
             topic=topic,
@@ -101,23 +139,26 @@ class Reserved:
             subject=subject,
             client_id=client_id,
             time_ms=self._clock.wall_ms(),
+            in_flight=in_flight,
         )
 
     async def _work(self, lane: "asyncio.Queue[_Job]") -> None:
         while True:
-            job = await lane.get()
-            failed: MarramError | None = None
-            try:
-                await job.handler(job.message)
-            except Unavailable as exc:
-                failed = exc
-            except MarramError as exc:
-                log.info("broker.handler_refused", topic=job.message.topic, reason=exc.message)
-            except Exception as exc:  # a border: one message must not stop the lane
-                log.error("broker.handler_failed", exc_info=exc, topic=job.message.topic)
-                failed = Unavailable("internal error")
-            if job.ack is not None:
-                self._settle(job.ack, failed)
+            await self._handle(await lane.get())
+
+    async def _handle(self, job: _Job) -> None:
+        failed: MarramError | None = None
+        try:
+            await job.handler(job.message)
+        except Unavailable as exc:
+            failed = exc
+        except MarramError as exc:
+            log.info("broker.handler_refused", topic=job.message.topic, reason=exc.message)
+        except Exception as exc:  # a border: one message must not stop the lane
+            log.error("broker.handler_failed", exc_info=exc, topic=job.message.topic)
+            failed = Unavailable("internal error")
+        if job.ack is not None:
+            self._settle(job.ack, failed)
 
 
 def _bound(made: declared.Topic, service: object) -> Handler:

@@ -1,8 +1,8 @@
-"""iot-data operations on shadows."""
+"""iot-data operations on shadows, and our own: what is not reached."""
 
 from marram.core import arn, codec
-from marram.hub.shadow.service import Shadows, document_body
-from marram.hub.slice import Call, Params, Result, operation
+from marram.hub.shadow.service import Shadows, Unreached, document_body
+from marram.hub.slice import Call, Params, Result, anything, operation
 
 
 def _resource(call: Call, params: Params) -> str:
@@ -37,3 +37,29 @@ async def list_named_shadows_for_thing(service: Shadows, call: Call, params: Par
     if len(found) > limit:
         result["nextToken"] = found[limit - 1]
     return result
+
+
+@operation("marram", "shadow/ListUnreached", resource=anything)
+async def list_unreached(service: Shadows, call: Call, params: Params) -> Result:
+    limit = int(params.get("maxResults") or 100)
+    match params.get("nextToken"):
+        case [int(since_ms), str(thing), str(name)]:
+            after = (since_ms, thing, name)
+        case _:
+            after = (-1, "", "")
+    found = await service.unreached(int(params["minutes"]), after=after, limit=limit + 1)
+    shown = found[:limit]
+    result: dict[str, object] = {"shadows": [_shown(each) for each in shown]}
+    if len(found) > limit:
+        result["nextToken"] = [shown[-1].since_ms, shown[-1].thing, shown[-1].name]
+    return result
+
+
+def _shown(found: Unreached) -> dict[str, object]:
+    row: dict[str, object] = {
+        "thingName": found.thing,
+        "version": found.version,
+        "since": found.since_ms,
+        "keys": [{"key": pointer, "since": since_ms} for pointer, since_ms in sorted(found.since.items())],
+    }
+    return row | ({"shadowName": found.name} if found.name else {})
