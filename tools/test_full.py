@@ -13,9 +13,12 @@ ROOT = Path(__file__).resolve().parent.parent
 def main() -> int:
     began = time.monotonic()
     run = subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadgroup", "-rs", "-o", "timeout=3600"],
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadgroup", "-rs", "-o", "timeout=3600"),
+            *("-p", "failures_now"),
+        ],
         cwd=ROOT,
-        env={**os.environ, "MARRAM_FULL": "1"},
+        env={**os.environ, "MARRAM_FULL": "1", "PYTHONPATH": str(ROOT / "tools")},
         stdout=subprocess.PIPE,
         text=True,
     )

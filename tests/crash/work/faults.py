@@ -14,6 +14,7 @@ from marram.kit.db import Db
 from marram.kit.seglog import Journal
 
 COUNT = 40
+MORE = 5  # tries for a fault that struck at the last of them
 
 
 def text(number: int) -> bytes:
@@ -24,7 +25,9 @@ async def journal(folder: Path) -> None:
     clock = FakeClock()
     with Journal.open(folder / "log", clock=clock, segment_bytes=4096, budget_bytes=1 << 30, ahead_bytes=1024) as log:
         taken = False
-        for number in range(COUNT):
+        for number in range(COUNT + MORE):
+            if taken and number >= COUNT:
+                break
             try:
                 first = await log.append_synced([Record(1, 0, 0, b"t", b"", text(number))])
                 print(first, number, flush=True)
@@ -40,7 +43,9 @@ async def database(folder: Path) -> None:
     clock = FakeClock()
     db = Db.open(folder / "hub.db", clock=clock)
     taken = False
-    for number in range(COUNT):
+    for number in range(COUNT + MORE):
+        if taken and number >= COUNT:
+            break
         try:
             if number == 0:
                 await db.write(
