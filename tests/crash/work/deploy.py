@@ -72,14 +72,22 @@ def write(folder: Path, name: str, version: str, script: str, needs: dict[str, s
         "ComponentVersion": version,
         "ComponentDependencies": {other: {"VersionRequirement": text} for other, text in needs.items()},
         "ComponentConfiguration": {"DefaultConfiguration": {"default": 1}},
-        "Manifests": [{"Artifacts": [{"Uri": "s3://b/app.zip", "Unarchive": "ZIP"}], "Lifecycle": {"startup": script}}],
+        "Manifests": [
+            {
+                "Artifacts": [{"Uri": "s3://b/app.zip", "Unarchive": "ZIP"}],
+                "Lifecycle": {"startup": {"Script": script, "Timeout": 7200}},
+            }
+        ],
         "x-marram": {"health": {"settle_s": 0, "errors": 1}},
     }
     (folder / f"{name}-{version}.json").write_text(json.dumps(document))
 
 
+SOON = Limits(watch_s=10.0)
+
+
 @contextlib.asynccontextmanager
-async def core(folder: Path) -> AsyncIterator[Deployments]:
+async def core(folder: Path, *, limits: Limits = SOON) -> AsyncIterator[Deployments]:
     """As edge.main puts it together, without its doors."""
     os.umask(0o077)
     root = Root(folder / "root")
@@ -100,9 +108,7 @@ async def core(folder: Path) -> AsyncIterator[Deployments]:
         )
         supervisor = Supervisor(db=db, config=config, device=device, clock=clock, entropy=entropy)
         nowhere = Nowhere()
-        tools = Tools(
-            db=db, config=config, supervisor=supervisor, root=root, source=nowhere, limits=Limits(watch_s=10.0)
-        )
+        tools = Tools(db=db, config=config, supervisor=supervisor, root=root, source=nowhere, limits=limits)
         deployments = Deployments(tools, nowhere, clock=clock, entropy=entropy)
         async with supervisor:
             await supervisor.boot()
@@ -114,21 +120,24 @@ async def core(folder: Path) -> AsyncIterator[Deployments]:
         db.close()
 
 
-async def deploy(deployments: Deployments, folder: Path, number: int) -> record.Deployment:
+async def deploy(
+    deployments: Deployments, folder: Path, number: int, limit_s: float | None = 20.0
+) -> record.Deployment:
     deployment = await deployments.submit_local(
         add={NAME: f"{number}.0.0"},
         configuration={NAME: {"MERGE": {"number": number}}},
         recipes=str(folder / "in" / "recipes"),
         artifacts=str(folder / "in" / "artifacts"),
     )
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(limit_s):
         return await deployments.ended(deployment)
 
 
 async def run(folder: Path, last: int) -> None:
-    async with core(folder) as deployments:
+    # No limit of its own: a full sweep holds it at every operation for as long as the checks take.
+    async with core(folder, limits=Limits()) as deployments:
         for number in range(1, last + 1):
-            row = await deploy(deployments, folder, number)
+            row = await deploy(deployments, folder, number, None)
             wanted = record.FAILED if number == 3 else record.SUCCEEDED
             assert row.status == wanted, row.detail
             print(number, flush=True)
