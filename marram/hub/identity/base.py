@@ -6,7 +6,7 @@ A `Subject` is a snapshot: when `subject.epoch != epoch` something that concerns
 from marram.core import arn
 from marram.core.errors import NotFound
 from marram.hub.bus import Bus
-from marram.hub.identity.model import EVERYBODY, PrincipalChanged, ThingFacts, Things
+from marram.hub.identity.model import EVERYBODY, PrincipalChanged, Strangers, ThingFacts, Things
 from marram.kit.clock import Clock, Entropy
 from marram.kit.db import Db, Tx
 
@@ -18,6 +18,7 @@ class Base:
         self.db, self.clock, self.entropy = db, clock, entropy
         self.account, self.region = account, region
         self.things: Things = _NoThings()
+        self.strangers: Strangers | None = None
         self.epoch = 1
         self._bus = bus
         self._seen: set[str] = set()  # principals that a Subject was given for: only they can have something to refresh

@@ -28,10 +28,10 @@ class Certificates:
         await self._base.db.write(lambda tx: self.add(tx, issued.der, active=active))
         return issued
 
-    def add(self, tx: Tx, der: bytes, *, active: bool) -> str:
+    def add(self, tx: Tx, der: bytes, *, active: bool = False, status: str | None = None) -> str:
         """Record a certificate inside somebody's transaction. Raises AlreadyExists. Returns its id."""
         certificate_id = pki.certificate_id(der)
-        store.add_certificate(tx, certificate_id, der, "ACTIVE" if active else "INACTIVE")
+        store.add_certificate(tx, certificate_id, der, status or ("ACTIVE" if active else "INACTIVE"))
         self._base.touch_certificate(tx, certificate_id)
         return certificate_id
 
@@ -54,33 +54,40 @@ class Certificates:
         """Raises NotFound; Invalid for a status that only AWS's transfers and provisioning set."""
         if status not in ("ACTIVE", "INACTIVE", "REVOKED"):
             raise Invalid(f"newStatus must be ACTIVE, INACTIVE or REVOKED, not {status}")
+        await self._base.db.write(lambda tx: self.set_status_tx(tx, certificate_id, status))
 
-        def work(tx: Tx) -> None:
-            if self.get(tx, certificate_id).status != status:
-                store.set_status(tx, certificate_id, status)
-                self._base.touch_certificate(tx, certificate_id)
-
-        await self._base.db.write(work)
+    def set_status_tx(self, tx: Tx, certificate_id: str, status: str) -> None:
+        """Within somebody's transaction. Raises NotFound."""
+        if self.get(tx, certificate_id).status != status:
+            store.set_status(tx, certificate_id, status)
+            self._base.touch_certificate(tx, certificate_id)
 
     async def delete(self, certificate_id: str, *, force: bool = False) -> None:
         """Raises Conflict while it is active, attached to a thing, or, without `force`, has a policy."""
+        await self._base.db.write(lambda tx: self.delete_tx(tx, certificate_id, force=force))
 
-        def work(tx: Tx) -> None:
-            if self.get(tx, certificate_id).status == "ACTIVE":
-                raise Conflict(
-                    f"certificate {certificate_id} is ACTIVE: set it to INACTIVE or REVOKED first",
-                    kind="certificate_state",
-                )
-            if store.things_of(tx, certificate_id, limit=1):
-                raise Conflict(f"certificate {certificate_id} is attached to a thing: detach it first")
-            target = certificate_target(certificate_id)
-            if store.attached(tx, target, limit=1) and not force:
-                raise Conflict(f"certificate {certificate_id} has policies attached: detach them, or force")
-            store.detach_all(tx, target)
-            store.delete_certificate(tx, certificate_id)
-            self._base.touch_certificate(tx, certificate_id)
+    def delete_tx(self, tx: Tx, certificate_id: str, *, force: bool = False) -> None:
+        """As `delete`, inside somebody's transaction."""
+        if self.get(tx, certificate_id).status == "ACTIVE":
+            raise Conflict(
+                f"certificate {certificate_id} is ACTIVE: set it to INACTIVE or REVOKED first",
+                kind="certificate_state",
+            )
+        if store.things_of(tx, certificate_id, limit=1):
+            raise Conflict(f"certificate {certificate_id} is attached to a thing: detach it first")
+        target = certificate_target(certificate_id)
+        if store.attached(tx, target, limit=1) and not force:
+            raise Conflict(f"certificate {certificate_id} has policies attached: detach them, or force")
+        store.detach_all(tx, target)
+        store.delete_certificate(tx, certificate_id)
+        self._base.touch_certificate(tx, certificate_id)
 
-        await self._base.db.write(work)
+    def is_used(self, tx: Tx, certificate_id: str) -> bool:
+        """Whether a thing or a policy is attached."""
+        return bool(
+            store.things_of(tx, certificate_id, limit=1)
+            or store.attached(tx, certificate_target(certificate_id), limit=1)
+        )
 
     # things and their principals (the registry's half is marram.hub.registry.service)
 

@@ -12,7 +12,7 @@ from marram.kit.db import Tx
 EVERYBODY: Final = "*"  # principal of a change that may concern all
 NOTHING: Final[Mapping[str, str]] = {}
 
-Status = Literal["ACTIVE", "INACTIVE", "REVOKED"]
+Status = Literal["ACTIVE", "INACTIVE", "REVOKED", "PENDING_ACTIVATION"]
 Kind = Literal["certificate", "key", "role", "service"]
 
 
@@ -92,4 +92,12 @@ class Things(Protocol):
 
     def enrol(self, tx: Tx, thing: str, thing_id: str) -> None:
         """Make the thing, with this id, when it does not exist."""
+        ...
+
+
+class Strangers(Protocol):
+    """Filled by provisioning: what follows when somebody shows a certificate that is not registered, or not activated."""
+
+    def presented(self, der: bytes) -> None:
+        """On the loop, for each such connection: quick, and nothing that it waits for."""
         ...

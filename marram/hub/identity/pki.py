@@ -115,6 +115,14 @@ class Pki:
     def trusted_pem(self) -> str:
         return _pem(self._root) + _pem(self._issuing.certificate)
 
+    @property
+    def own_ders(self) -> tuple[bytes, ...]:
+        return _der(self._root), _der(self._issuing.certificate)
+
+    @property
+    def own_ids(self) -> tuple[str, ...]:
+        return tuple(certificate_id(der) for der in self.own_ders)
+
     def server_context(self, clients: ClientCertificates, *, alpn: Sequence[str] = ()) -> ssl.SSLContext:
         """A context for one door with the present server certificate. Call again after a renewal."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -145,18 +153,21 @@ class Pki:
 
     # certificates
 
-    def issue_device(self, csr_pem: str | None = None, *, name: str | None = None) -> Issued:
+    def issue_device(
+        self, csr_pem: str | None = None, *, name: str | None = None, ends_ms: int | None = None
+    ) -> Issued:
         """A client certificate for the key in `csr_pem`, or for a new one. `name` overrides the subject of the request.
 
-        Raises Invalid when the request is not one, is not signed by its key, or the key is too weak.
+        ends_ms: for a temporary one. Raises Invalid when the request is not one, is not signed by its key, or the key is too weak.
         """
+        end = DEVICE_END if ends_ms is None else datetime.datetime.fromtimestamp(ends_ms / 1000, tz=datetime.UTC)
         if csr_pem is None:
             key = ec.generate_private_key(ec.SECP256R1())
             subject = _name(name or DEVICE_NAME)
-            return self._issue(key.public_key(), subject, DEVICE_END, key=key, usage=ExtendedKeyUsageOID.CLIENT_AUTH)
+            return self._issue(key.public_key(), subject, end, key=key, usage=ExtendedKeyUsageOID.CLIENT_AUTH)
         request = _read_request(csr_pem)
         subject = _name(name) if name else request.subject if len(request.subject) else _name(DEVICE_NAME)
-        return self._issue(_client_key(request), subject, DEVICE_END, usage=ExtendedKeyUsageOID.CLIENT_AUTH)
+        return self._issue(_client_key(request), subject, end, usage=ExtendedKeyUsageOID.CLIENT_AUTH)
 
     def issue_local_server(self, certificate_pem: str, names: Sequence[str]) -> Issued:
         """A server certificate on the key of `certificate_pem`, for a core's own listener. The PEM is leaf and issuing CA.

@@ -12,15 +12,27 @@ from typing import Final
 from marram.core.errors import Invalid
 from marram.core.policy import evaluate
 from marram.hub.bus import Bus
+from marram.hub.identity.authorities import Authorities
 from marram.hub.identity.base import Base
 from marram.hub.identity.certificates import Certificates
 from marram.hub.identity.joining import Joining
 from marram.hub.identity.keys import ALL_ALLOWED, Keys
-from marram.hub.identity.model import EVERYBODY, Key, Kind, PrincipalChanged, Status, Subject, ThingFacts, Things
+from marram.hub.identity.model import (
+    EVERYBODY,
+    Key,
+    Kind,
+    PrincipalChanged,
+    Status,
+    Strangers,
+    Subject,
+    ThingFacts,
+    Things,
+)
 from marram.hub.identity.pki import Pki
 from marram.hub.identity.policies import Policies
 from marram.hub.identity.sessions import Sessions
 from marram.hub.identity.subjects import Subjects
+from marram.hub.identity.trust import Trust
 from marram.kit.clock import Clock, Entropy
 from marram.kit.db import Db
 
@@ -60,6 +72,8 @@ class Identity:
         # The parts, in the order in which they know each other. The API of this slice speaks to them; others use the names below.
         self._base = base = Base(db, bus, clock=clock, entropy=entropy, account=account, region=region)
         self.certificates = certificates = Certificates(base, pki)
+        self.trust = trust = Trust(pki, db)
+        self.authorities = Authorities(base, pki, certificates, trust)
         self.policies = policies = Policies(base, certificates)
         self.keys = keys = Keys(base, pki)
         self.subjects = subjects = Subjects(base, certificates, policies, keys)
@@ -84,6 +98,7 @@ class Identity:
         self.create_certificate = certificates.create
         self.add_certificate = certificates.add
         self.certificate = certificates.certificate
+        self.set_status_tx = certificates.set_status_tx
         self.set_status = certificates.set_status
         self.delete_certificate = certificates.delete
         self.certificate_of = certificates.of_arn
@@ -123,6 +138,9 @@ class Identity:
 
     def use_things(self, things: Things) -> None:
         self._base.things = things
+
+    def use_strangers(self, strangers: Strangers) -> None:
+        self._base.strangers = strangers
 
     # roles
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from marram.core.errors import Unauthenticated
-from marram.core.policy import evaluate
+from marram.core.policy import documents, evaluate
 from marram.core.policy.evaluate import CompiledPolicy, Verdict
 from marram.core.policy.variables import ATTRIBUTE, Values
-from marram.hub.identity import pki, store
+from marram.hub.identity import pki, store, store_authorities
 from marram.hub.identity.base import Base, certificate_target
 from marram.hub.identity.certificates import Certificates
 from marram.hub.identity.keys import Keys
 from marram.hub.identity.model import NOTHING, Subject, ThingFacts
-from marram.hub.identity.policies import Policies
+from marram.hub.identity.policies import Policies, readable
 from marram.kit.db import Tx
 
 
@@ -25,8 +25,10 @@ class _Principal:
     """The cached document of a certificate."""
 
     status: str
-    policies: tuple[str, ...]
-    things: tuple[str, ...]
+    policies: tuple[str, ...] = ()
+    things: tuple[str, ...] = ()
+    own_policy: CompiledPolicy | None = None  # of a claim
+    ends_ms: int | None = None
 
 
 class Subjects:
@@ -35,7 +37,13 @@ class Subjects:
 
     def of_certificate(self, der: bytes) -> Subject:
         """Who presents this certificate. Raises Unauthenticated (a Denied) when it is unknown or not active."""
-        return self._subject(pki.certificate_id(der), None, der)
+        certificate_id = pki.certificate_id(der)
+        strangers = self._base.strangers
+        if strangers is not None:
+            found = self._principal(certificate_id)
+            if found is None or found.status == "PENDING_ACTIVATION":
+                strangers.presented(der)
+        return self._subject(certificate_id, None, der)
 
     def with_client(self, subject: Subject, client_id: str) -> Subject:
         """The subject as client `client_id`, bound to the thing of that name if its certificate is attached to it."""
@@ -100,12 +108,16 @@ class Subjects:
                 f"certificate {certificate_id} is {'not known' if found is None else found.status}",
                 reason="certificate",
             )
+        if found.ends_ms is not None and self._base.clock.wall_ms() >= found.ends_ms:
+            raise Unauthenticated(f"certificate {certificate_id} was temporary and has ended", reason="certificate")
         if not hypothetical:
             self._base.seen(certificate_id)
         facts = [self._base.things.facts(thing) for thing in found.things]
         groups = sorted({group for fact in facts if fact is not None for group in fact.groups})
         names = sorted({*found.policies, *(name for group in groups for name in self._policies.of_group(group))})
         policies = tuple(policy for name in names if (policy := self._policies.compiled(name)) is not None)
+        if found.own_policy is not None:
+            policies = (found.own_policy,)
         thing = client_id if client_id in found.things else None
         return Subject(
             kind="certificate",
@@ -155,7 +167,12 @@ class Subjects:
 def _load(tx: Tx, certificate_id: str) -> _Principal | None:
     found = store.certificate(tx, certificate_id)
     if found is None:
-        return None
+        claim = store_authorities.claim(tx, certificate_id)
+        if claim is None:
+            return None
+        return _Principal(
+            status="ACTIVE", own_policy=readable("claim", claim[0], limit=documents.IOT_LIMIT), ends_ms=claim[1]
+        )
     return _Principal(
         status=found.status,
         policies=tuple(store.attached(tx, certificate_target(certificate_id))),
