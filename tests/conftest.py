@@ -66,6 +66,19 @@ class HubProcess:
 @pytest.fixture
 def start_hub(tmp_path: Path) -> Iterator[Callable[..., HubProcess]]:
     """start_hub(data=folder, env={...}, args=[...]) -> a ready hub; all are ended afterwards."""
+    with hubs(tmp_path) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def shared_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
+    """One hub for a file of tests that do not stop it."""
+    with hubs(tmp_path_factory.mktemp("shared")) as start:
+        yield start()
+
+
+@contextlib.contextmanager
+def hubs(tmp_path: Path) -> Iterator[Callable[..., HubProcess]]:
     with contextlib.ExitStack() as stack:
 
         def start(
