@@ -30,6 +30,11 @@ SUBJECT_KEYS: Final = (
     "aws:PrincipalType",
     "aws:userid",
     "aws:username",
+    "aws:TokenIssueTime",
+    "aws:MultiFactorAuthPresent",
+    "credentials-iot:ThingName",
+    "credentials-iot:ThingTypeName",
+    "credentials-iot:AwsCertificateId",
 )
 # Given by the border with each request.
 REQUEST_KEYS: Final = (
@@ -39,6 +44,11 @@ REQUEST_KEYS: Final = (
     "aws:EpochTime",
     "aws:RequestedRegion",
     "iot:ConnectAttributes",
+    "aws:SourceAccount",
+    "aws:SourceArn",
+    "iam:PassedToService",
+    "sts:ExternalId",
+    "sts:RoleSessionName",
 )
 NAME_FIELDS: Final = (
     "DistinguishedNameQualifier", "Country", "Organization", "OrganizationalUnit", "State", "CommonName", "SerialNumber",
