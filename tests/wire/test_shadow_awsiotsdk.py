@@ -30,11 +30,11 @@ OWN_SHADOW = {
 class Device:
     """One thing with its certificate; `connect` gives what IotShadowClient takes, ready."""
 
-    def __init__(self, hub: Any, folder: Path, thing: str) -> None:
+    def __init__(self, hub: Any, folder: Path, thing: str, policy: dict[str, Any] = OWN_SHADOW) -> None:
         iot = hub.client("iot")
         made = iot.create_keys_and_certificate(setAsActive=True)
         iot.create_thing(thingName=thing)
-        iot.create_policy(policyName=thing, policyDocument=json.dumps(OWN_SHADOW))
+        iot.create_policy(policyName=thing, policyDocument=json.dumps(policy))
         iot.attach_policy(policyName=thing, target=made["certificateArn"])
         iot.attach_thing_principal(thingName=thing, principal=made["certificateArn"])
         certificate, key = folder / f"{thing}.pem", folder / f"{thing}.key"
@@ -114,7 +114,8 @@ def test_the_life_of_a_shadow(hub: Any, device: Device, version: str) -> None:
 
     done(shadow.publish_get_shadow(iotshadow.GetShadowRequest(thing_name="lamp", client_token="t0"), QOS))
     missing = next_of("get_shadow_rejected")
-    assert (missing.code, missing.client_token) == (404, "t0") and "No shadow exists" in missing.message
+    assert (missing.code, missing.client_token) == (404, "t0")
+    assert missing.message == "No shadow exists with name: 'lamp'"
 
     update(state=iotshadow.ShadowState(reported={"on": False, "level": 3}), client_token="t1")
     accepted = next_of("update_shadow_accepted")
@@ -202,3 +203,126 @@ def test_the_shadow_of_another_thing_is_refused(hub: Any, device: Device, versio
         assert device.interrupted.wait(LIMIT_S), "3.1.1 has no words for it: the connection ends"
     document = json.loads(hub.client("iot-data").get_thing_shadow(thingName="door")["payload"].read())
     assert document["state"] == {"reported": {"open": False}} and not got
+
+
+LAMP_SHADOW = {
+    "Version": "2012-10-17",
+    "Statement": [
+        {"Effect": "Allow", "Action": "iot:Connect", "Resource": f"{ARN}client/{MINE}"},
+        {"Effect": "Allow", "Action": ["iot:Publish", "iot:Receive"], "Resource": f"{ARN}topic/$aws/things/lamp/shadow/*"},
+        {"Effect": "Allow", "Action": "iot:Subscribe", "Resource": f"{ARN}topicfilter/$aws/things/lamp/shadow/*"},
+    ],
+}  # fmt: skip
+WRITES = 12
+
+
+class Counter(threading.Thread):
+    """One device that counts up in the shadow of lamp: reads, adds one, writes with the version it read, until accepted."""
+
+    def __init__(self, device: Device, version: str, *, second: bool) -> None:
+        super().__init__(daemon=True)
+        self.failed: BaseException | None = None
+        self.conflicts = 0
+        connection = device.connect(version)
+        self._count = self._by_second(connection) if second else self._by_first(connection)
+
+    def run(self) -> None:
+        try:
+            for _ in range(WRITES):
+                while not self._count():
+                    self.conflicts += 1
+        except BaseException as error:
+            self.failed = error
+
+    def _by_second(self, connection: Any) -> Callable[[], bool]:
+        options = mqtt_request_response.ClientOptions(
+            max_request_response_subscriptions=6, max_streaming_subscriptions=1, operation_timeout_in_seconds=15
+        )
+        shadow = iotshadow.IotShadowClientV2(connection, options)
+
+        def count() -> bool:
+            found = done(shadow.get_shadow(iotshadow.GetShadowRequest(thing_name="lamp")))
+            state = iotshadow.ShadowState(reported={"n": found.state.reported["n"] + 1})
+            try:
+                done(
+                    shadow.update_shadow(
+                        iotshadow.UpdateShadowRequest(thing_name="lamp", state=state, version=found.version)
+                    )
+                )
+            except V2ServiceException as error:
+                if error.modeled_error.code != 409:
+                    raise
+                return False
+            return True
+
+        return count
+
+    def _by_first(self, connection: Any) -> Callable[[], bool]:
+        shadow = iotshadow.IotShadowClient(connection)
+        answers: Queue[Any] = Queue()
+        for name, kind in (
+            ("get_shadow_accepted", iotshadow.GetShadowSubscriptionRequest),
+            ("update_shadow_accepted", iotshadow.UpdateShadowSubscriptionRequest),
+            ("update_shadow_rejected", iotshadow.UpdateShadowSubscriptionRequest),
+        ):
+            done(getattr(shadow, f"subscribe_to_{name}")(kind(thing_name="lamp"), QOS, answers.put)[0])
+        number = 0
+
+        def answer_to(token: str) -> Any:
+            while True:  # the others' answers come here too
+                found = answers.get(timeout=LIMIT_S)
+                if found.client_token == token:
+                    return found
+
+        def count() -> bool:
+            nonlocal number
+            number += 1
+            token = f"{id(self)}-{number}"
+            done(shadow.publish_get_shadow(iotshadow.GetShadowRequest(thing_name="lamp", client_token=token), QOS))
+            found = answer_to(token)
+            state = iotshadow.ShadowState(reported={"n": found.state.reported["n"] + 1})
+            request = iotshadow.UpdateShadowRequest(
+                thing_name="lamp", state=state, version=found.version, client_token=f"{token}u"
+            )
+            done(shadow.publish_update_shadow(request, QOS))
+            answer = answer_to(f"{token}u")
+            if isinstance(answer, iotshadow.ErrorResponse):
+                assert answer.code == 409
+                return False
+            return True
+
+        return count
+
+
+def test_writers_of_every_kind_lose_nothing(hub: Any, tmp_path: Path) -> None:
+    """Two versions of MQTT, two clients: what is accepted is counted, every version leaves once and in order."""
+    devices = [Device(hub, tmp_path, name, LAMP_SHADOW) for name in ("w1", "w2", "w3", "w4", "watcher")]
+    hub.client("iot-data").update_thing_shadow(thingName="lamp", payload=b'{"state": {"reported": {"n": 0}}}')
+    documents: Queue[Any] = Queue()
+    try:
+        watcher = iotshadow.IotShadowClient(devices[4].connect("5"))
+        request = iotshadow.ShadowUpdatedSubscriptionRequest(thing_name="lamp")
+        done(watcher.subscribe_to_shadow_updated_events(request, QOS, documents.put)[0])
+        writers = [
+            Counter(device, version, second=second)
+            for device, (version, second) in zip(
+                devices, [("3.1.1", False), ("5", False), ("3.1.1", True), ("5", True)], strict=False
+            )
+        ]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join(40)
+            assert not writer.is_alive() and writer.failed is None, writer.failed
+        wanted = len(writers) * WRITES
+        found = json.loads(hub.client("iot-data").get_thing_shadow(thingName="lamp")["payload"].read())
+        assert (found["version"], found["state"]["reported"]) == (wanted + 1, {"n": wanted})
+        assert sum(writer.conflicts for writer in writers), "they never met: this proves nothing"
+        for version in range(2, wanted + 2):
+            event = documents.get(timeout=LIMIT_S)
+            assert (event.previous.version, event.current.version) == (version - 1, version)
+            assert event.current.state.reported == {"n": version - 1}
+        assert documents.empty()
+    finally:
+        for device in devices:
+            device.close()
