@@ -43,7 +43,7 @@ def build(base: Base, slices: Slices) -> Doors:
     api = Api(
         services=slices.services, identity=identity, clock=clock, entropy=base.entropy, account=place.account,
         region=place.region, page_key=slices.pki.derived_key("pages"), host_names=("localhost", place.host),
-        metrics_text=metrics.render, websocket=mqtt.connection,
+        metrics_text=metrics.render, auditor=slices.audit, websocket=mqtt.connection,
     )  # fmt: skip
     return Doors(HttpDoor(api, clock), mqtt)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from marram.core import sigv4
+from marram.hub.audit.service import HEAD_EVERY_S, Audit
 from marram.hub.broker.service import Broker
 from marram.hub.bus import Bus, Outbox
 from marram.hub.greengrass.service import Greengrass
@@ -40,7 +41,7 @@ from marram.serve.settings import Place, Sections
 logger = log.logger(__name__)
 
 NAMES: Final = (
-    "identity", "registry", "broker", "shadow", "objects", "timeseries", "jobs", "rules", "greengrass",
+    "audit", "identity", "registry", "broker", "shadow", "objects", "timeseries", "jobs", "rules", "greengrass",
 )  # fmt: skip
 PRESIGN_RIGHTS: Final = (
     '{"Version": "2012-10-17", "Statement": '
@@ -73,6 +74,7 @@ class Slices:
     admin: Key
     blobs: Blobs
     learner: Learner
+    audit: Audit
     identity: Identity
     registry: Registry
     broker: Broker
@@ -105,6 +107,7 @@ def build(base: Base) -> Slices:
     clock, entropy = base.clock, base.entropy
     pki = Pki.open(base.data / "pki", clock=clock, entropy=entropy, names=[place.host])
     pki.renew_if_due()
+    audit = Audit(db, key=pki.derived_key("audit"), folder=base.data / "audit")
     identity = Identity(
         db, pki, bus, clock=clock, entropy=entropy, account=place.account, region=place.region,
         endpoints=lambda: {"mqtt": endpoints["mqtt"], "https": endpoints["https"], "api": endpoints["api"]},
@@ -130,7 +133,7 @@ def build(base: Base) -> Slices:
         region=place.region,
     )  # fmt: skip
     made = Slices(
-        pki=pki, admin=admin, blobs=blobs, learner=learner, identity=identity, registry=things, broker=broker,
+        pki=pki, admin=admin, blobs=blobs, learner=learner, audit=audit, identity=identity, registry=things, broker=broker,
         shadow=shadows, objects=objects, timeseries=series, jobs=jobs, rules=rules, greengrass=greengrass,
     )  # fmt: skip
     _declare([*(f"marram.hub.{name}" for name in NAMES), *learner.packages])
@@ -141,6 +144,7 @@ def build(base: Base) -> Slices:
 async def start(slices: Slices, stack: contextlib.AsyncExitStack) -> None:
     """What must be there before anything runs; `stack` takes it down again, in the opposite order."""
     series, broker, rules = slices.timeseries, slices.broker, slices.rules
+    stack.push_async_callback(slices.audit.stop)
     await series.start()
     stack.push_async_callback(series.stop)
     await broker.start()
@@ -163,6 +167,7 @@ def runners(base: Base, slices: Slices) -> list[Runner]:
         ("series", slices.timeseries.run),
         ("rules", slices.rules.run),
         ("greengrass", slices.greengrass.run),
+        ("audit", lambda: periodic("audit.tend", HEAD_EVERY_S, slices.audit.tend)),
         ("blobs", lambda: periodic("blobs.collect", 30.0, _collect(slices.blobs))),
         ("uploads", lambda: periodic("objects.expire", uploads.EVERY_S, lambda: uploads.expire(slices.objects))),
         ("certificates", lambda: periodic("pki.renew", 3600.0, _renew(slices.pki))),

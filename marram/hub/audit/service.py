@@ -1,0 +1,204 @@
+"""Writing acts down, and finding out whether anybody changed what was written.
+
+An act's digest is HMAC-SHA256 over the digest before it and its text, with a key made from the hub's master key: whoever can
+write the database but does not have that key cannot make a chain that holds. What such a hand can do is cut the newest
+acts off; against that the newest number and digest are written to a second file, DIR/audit/heads.jsonl, each hour and at a
+stop, for the operator to copy away. An act that was answered is in the log; one that the power cut ended may be done and
+not be here. Not here: which operations are acts (hub/border/audit.py).
+"""
+
+import asyncio
+import hashlib
+import hmac
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, cast
+
+from marram.core import codec
+from marram.core.codec import JsonObject, JsonValue
+from marram.core.errors import Invalid, MarramError
+from marram.hub.audit import store
+from marram.hub.audit.store import Stored
+from marram.hub.slice import Call, Operation
+from marram.kit import disk, metrics
+from marram.kit.db import Db, Tx
+from marram.kit.log import logger
+
+log = logger(__name__)
+
+KEEP_MS: Final = 400 * 86_400_000
+HEAD_EVERY_S: Final = 3600.0
+PRUNE_AT_ONCE: Final = 500
+VERIFY_AT_ONCE: Final = 5_000
+MAX_PAGE: Final = 1_000
+MAX_RESOURCES: Final = 20  # of one act; a call that names more says how many
+MAX_HEADS_BYTES: Final = 16 << 20
+LATEST_MS: Final = 1 << 53
+
+_acts: Final = metrics.counter("marram_audit_acts_total", "Administrative acts written down", ("outcome",))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """One step of a verification. `problem` None: the chain holds so far; `done`: to its end."""
+
+    checked: int
+    last: int
+    digest: bytes
+    done: bool
+    problem: str | None = None
+
+
+class Audit:
+    """`key`: 32 bytes that only this hub has. `folder`: DIR/audit."""
+
+    def __init__(self, db: Db, *, key: bytes, folder: Path) -> None:
+        self._db, self._key, self._folder = db, key, folder
+
+    # writing
+
+    async def record(self, call: Call, operation: Operation, resources: Sequence[str], outcome: str) -> None:
+        """As border's port asks. Returns when the act is on the disk. Raises Unavailable."""
+        principal = call.subject.arn
+        name = f"{operation.service}:{operation.name}"
+        entry: JsonObject = {
+            "principal": principal,
+            "key": call.subject.principal,
+            "sourceIp": call.source_ip,
+            "operation": name,
+            "action": operation.action,
+            "resources": list[JsonValue](resources[:MAX_RESOURCES]),
+            "outcome": outcome,
+            "requestId": call.request_id,
+        }
+        if len(resources) > MAX_RESOURCES:
+            entry["moreResources"] = len(resources) - MAX_RESOURCES
+
+        def work(tx: Tx) -> None:
+            seq, before = store.head(tx)
+            text = codec.dumps({"seq": seq + 1, "atMs": tx.now_ms, **entry})
+            stored = Stored(seq + 1, text, self._digest(before, text))
+            store.insert(tx, stored, at_ms=tx.now_ms, principal=principal, operation=name)
+
+        await self._db.write(work)
+        _acts.inc(outcome="ok" if outcome == "OK" else "refused")
+
+    def _digest(self, before: bytes, text: bytes) -> bytes:
+        return hmac.new(self._key, before + text, hashlib.sha256).digest()
+
+    # reading
+
+    async def page(
+        self,
+        *,
+        before: int = LATEST_MS,
+        limit: int = 100,
+        from_ms: int = 0,
+        to_ms: int | None = None,
+        principal: str | None = None,
+        operation: str | None = None,
+    ) -> list[Stored]:
+        """Acts with from_ms <= time < to_ms, newest first, numbers below `before`. Raises Invalid for a range upside down."""
+        end = LATEST_MS if to_ms is None else to_ms
+        if end < from_ms:
+            raise Invalid(f"toMs {to_ms} is before fromMs {from_ms}")
+        return await self._db.read(
+            lambda tx: store.page(
+                tx, before=before, limit=min(limit, MAX_PAGE), from_ms=from_ms, to_ms=end, principal=principal,
+                operation=operation,
+            )
+        )  # fmt: skip
+
+    async def verify(self, *, after: int | None = None, digest: bytes = b"") -> Checked:
+        """Check a part of the chain, from its base or from where a part before ended (its `last` and `digest`).
+
+        At the end the heads in the second file are compared as well.
+        """
+
+        def work(tx: Tx) -> tuple[tuple[int, bytes], list[Stored]]:
+            start = store.base(tx) if after is None else (after, digest)
+            return start, store.after(tx, start[0], VERIFY_AT_ONCE)
+
+        (last, before), found = await self._db.read(work)
+        checked = 0
+        for stored in found:
+            problem = self._problem(stored, last, before)
+            if problem is not None:
+                return Checked(checked=checked, last=last, digest=before, done=True, problem=problem)
+            last, before, checked = stored.seq, stored.digest, checked + 1
+        done = len(found) < VERIFY_AT_ONCE
+        problem = await self._beheaded(last) if done else None
+        return Checked(checked=checked, last=last, digest=before, done=done, problem=problem)
+
+    def _problem(self, stored: Stored, last: int, before: bytes) -> str | None:
+        if stored.seq != last + 1:
+            return f"acts {last + 1} to {stored.seq - 1} are missing"
+        if not hmac.compare_digest(self._digest(before, stored.entry), stored.digest):
+            return f"act {stored.seq} was changed, or one before it was taken out: its digest does not fit"
+        return None
+
+    async def _beheaded(self, last: int) -> str | None:
+        """Whether an act that the second file knows is gone, or is another one."""
+        heads = await asyncio.to_thread(self._heads)
+        if not heads:
+            return None
+
+        def work(tx: Tx) -> str | None:
+            first, newest = store.base(tx)[0], max(last, store.head(tx)[0])  # acts may have come meanwhile
+            for seq, digest in heads:
+                if seq > newest:
+                    return f"the log ends at act {newest}, and {self._path.name} knows of act {seq}: the newest are cut off"
+                if seq > first and store.digest_of(tx, seq) != digest:
+                    return f"act {seq} is not the one that {self._path.name} knows"
+            return None
+
+        return await self._db.read(work)
+
+    # the second file
+
+    @property
+    def _path(self) -> Path:
+        return self._folder / "heads.jsonl"
+
+    def _heads(self) -> list[tuple[int, bytes]]:
+        if not self._path.exists():
+            return []
+        found: list[tuple[int, bytes]] = []
+        for line in disk.read(self._path, limit=MAX_HEADS_BYTES).splitlines():
+            try:
+                value = cast("Mapping[str, object]", codec.loads_object(line, what="head"))
+                found.append((int(str(value["seq"])), bytes.fromhex(str(value["digest"]))))
+            except (Invalid, KeyError, ValueError):
+                found.append((LATEST_MS, b""))  # a line that nobody of ours wrote: verify says so
+        return found
+
+    async def publish_head(self) -> None:
+        """Add the newest number and digest to the second file, if they are new there."""
+        seq, digest = await self._db.read(store.head)
+        await asyncio.to_thread(self._add_head, seq, digest)
+
+    def _add_head(self, seq: int, digest: bytes) -> None:
+        known = self._heads()
+        if seq == 0 or (known and known[-1][0] >= seq):
+            return
+        disk.make_dirs(self._folder, mode=0o700)
+        before = disk.read(self._path, limit=MAX_HEADS_BYTES) if known else b""
+        disk.write_atomic(self._path, before + codec.dumps({"seq": seq, "digest": digest.hex()}) + b"\n")
+
+    # life
+
+    async def tend(self) -> None:
+        """Each hour: the head into the second file, acts older than 400 days away."""
+        try:
+            await self.publish_head()
+            while await self._db.write(lambda tx: store.prune(tx, tx.now_ms - KEEP_MS, PRUNE_AT_ONCE)) == PRUNE_AT_ONCE:
+                pass
+        except MarramError as exc:
+            log.warning("audit.tend_failed", reason=exc.message)
+
+    async def stop(self) -> None:
+        try:
+            await self.publish_head()
+        except MarramError as exc:
+            log.warning("audit.head_failed", reason=exc.message)
