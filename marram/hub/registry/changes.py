@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from marram.hub.bus import Bus
 from marram.hub.identity.service import Identity
+from marram.hub.registry.events import Events
 from marram.hub.registry.index import Index
-from marram.hub.registry.store import Thing, ThingGroup
+from marram.hub.registry.store import Thing, ThingGroup, ThingType
 from marram.kit.db import Tx
 
 
@@ -44,46 +45,82 @@ class GroupDeleted:
 
 
 class Changes:
-    def __init__(self, identity: Identity, bus: Bus, index: Index) -> None:
-        self._identity, self._bus, self._index = identity, bus, index
+    def __init__(self, identity: Identity, bus: Bus, index: Index, events: Events) -> None:
+        self._identity, self._bus, self._index, self._events = identity, bus, index, events
+
+    # things
 
     def thing_created(self, tx: Tx, thing: Thing) -> None:
         tx.touch("registry_thing", thing.name)
         self._index.thing(tx, thing.name)
+        self._events.thing(tx, "CREATED", thing)
+        if thing.type:
+            self._events.association(tx, "ADDED", thing, thing.type)
         self._tell(tx, ThingChanged(thing.name))
 
-    def thing_updated(self, tx: Tx, _before: Thing, thing: Thing) -> None:
+    def thing_updated(self, tx: Tx, before: Thing, thing: Thing) -> None:
         tx.touch("registry_thing", thing.name)
         self._identity.thing_changed(tx, thing.name)
         self._index.thing(tx, thing.name)
+        self._events.thing(tx, "UPDATED", thing)
+        if before.type != thing.type:
+            if before.type:
+                self._events.association(tx, "REMOVED", thing, before.type)
+            if thing.type:
+                self._events.association(tx, "ADDED", thing, thing.type)
         self._tell(tx, ThingChanged(thing.name))
 
-    def thing_deleted(self, tx: Tx, thing: Thing, groups: list[str]) -> None:
+    def thing_deleted(self, tx: Tx, thing: Thing, groups: list[ThingGroup]) -> None:
         tx.touch("registry_thing", thing.name)
         tx.touch("registry_groups_of", thing.name)
         self._index.forget(tx, thing.name)
         for group in groups:
-            self._tell(tx, GroupMembershipChanged(group, thing.name, False))
+            self._events.membership(tx, "REMOVED", group, thing)
+            self._tell(tx, GroupMembershipChanged(group.name, thing.name, False))
+        if thing.type:
+            self._events.association(tx, "REMOVED", thing, thing.type)
+        self._events.thing(tx, "DELETED", thing)
         self._tell(tx, ThingDeleted(thing.name))
 
-    def group_created(self, tx: Tx, group: ThingGroup) -> None:
-        tx.touch("registry_group", group.name)
+    # types
 
-    def group_updated(self, tx: Tx, _before: ThingGroup, group: ThingGroup) -> None:
-        tx.touch("registry_group", group.name)
+    def type_created(self, tx: Tx, kind: ThingType) -> None:
+        self._events.thing_type(tx, "CREATED", kind)
 
-    def group_deleted(self, tx: Tx, group: ThingGroup, members: list[str]) -> None:
+    def type_updated(self, tx: Tx, kind: ThingType) -> None:
+        self._events.thing_type(tx, "UPDATED", kind)
+
+    def type_deleted(self, tx: Tx, kind: ThingType) -> None:
+        self._events.thing_type(tx, "DELETED", kind)
+
+    # groups; `parents` are the groups above, the root first
+
+    def group_created(self, tx: Tx, group: ThingGroup, parents: list[ThingGroup]) -> None:
+        tx.touch("registry_group", group.name)
+        self._events.group(tx, "CREATED", group, parents)
+        if parents:
+            self._events.hierarchy(tx, "ADDED", parents[-1], group)
+
+    def group_updated(self, tx: Tx, group: ThingGroup, parents: list[ThingGroup]) -> None:
+        tx.touch("registry_group", group.name)
+        self._events.group(tx, "UPDATED", group, parents)
+
+    def group_deleted(self, tx: Tx, group: ThingGroup, parents: list[ThingGroup], members: list[Thing]) -> None:
         tx.touch("registry_group", group.name)
         self._identity.group_deleted(tx, group.name)
         for thing in members:
             self.membership(tx, group, thing, member=False)
+        if parents:
+            self._events.hierarchy(tx, "REMOVED", parents[-1], group)
+        self._events.group(tx, "DELETED", group, parents)
         self._tell(tx, GroupDeleted(group.name))
 
-    def membership(self, tx: Tx, group: ThingGroup, thing: str, *, member: bool) -> None:
-        tx.touch("registry_groups_of", thing)
-        self._identity.thing_changed(tx, thing)
-        self._index.thing(tx, thing)
-        self._tell(tx, GroupMembershipChanged(group.name, thing, member))
+    def membership(self, tx: Tx, group: ThingGroup, thing: Thing, *, member: bool) -> None:
+        tx.touch("registry_groups_of", thing.name)
+        self._identity.thing_changed(tx, thing.name)
+        self._index.thing(tx, thing.name)
+        self._events.membership(tx, "ADDED" if member else "REMOVED", group, thing)
+        self._tell(tx, GroupMembershipChanged(group.name, thing.name, member))
 
     def _tell(self, tx: Tx, event: object) -> None:
         tx.after_commit(lambda: self._bus.publish(event))

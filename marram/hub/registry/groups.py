@@ -1,30 +1,42 @@
-"""Static thing groups: trees of at most seven levels, and the things in them. A thing is in one group of a tree at most."""
+"""Thing groups as trees of at most seven levels. Who is in them is in members.py."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from marram.core.errors import AlreadyExists, Invalid, NotFound
-from marram.hub.registry import names, store, things
+from marram.core.errors import AlreadyExists, Invalid, LimitExceeded, NotFound
+from marram.hub.registry import names, store
 from marram.hub.registry.changes import Changes
 from marram.hub.registry.names import Arns
 from marram.hub.registry.store import ThingGroup
+from marram.hub.registry.tags import Tags
 from marram.kit import clock as clocks
 from marram.kit.clock import Entropy
 from marram.kit.db import Db, Tx
 
+# Source: AWS General Reference, "AWS IoT Device Management endpoints and quotas", thing group limits.
 MAX_DEPTH: Final = 7
+MAX_CHILDREN: Final = 100
 
 
 class Groups:
-    def __init__(self, db: Db, changes: Changes, arns: Arns, *, entropy: Entropy) -> None:
-        self._db, self._changes, self._arns, self._entropy = db, changes, arns, entropy
+    def __init__(self, db: Db, changes: Changes, tags: Tags, arns: Arns, *, entropy: Entropy) -> None:
+        self._db, self._changes, self._tags, self._arns, self._entropy = db, changes, tags, arns, entropy
+        tags.declare("thinggroup", _bearer)
 
     async def create(
-        self, name: str, *, parent: str = "", description: str = "", attributes: Mapping[str, str] | None = None
+        self,
+        name: str,
+        *,
+        parent: str = "",
+        description: str = "",
+        attributes: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> ThingGroup:
-        """The same again is fine. Raises AlreadyExists, NotFound for the parent, Invalid below seven levels."""
+        """The same again is fine. Raises AlreadyExists, NotFound for the parent, LimitExceeded."""
         names.check_name(name, "thing group")
+        if parent == name:
+            raise Invalid(f"thing group {name} cannot be its own parent")
         wanted = ThingGroup(
             name=name,
             id=clocks.uuid4(self._entropy),
@@ -37,18 +49,25 @@ class Groups:
             present = store.group(tx, name)
             if present is not None:
                 same = (present.parent, present.description, present.attributes)
-                if same == (parent, description, wanted.attributes):
+                wants = (parent, description, wanted.attributes)
+                if same == wants and self._tags.of_tx(tx, "thinggroup", name) == (tags or {}):
                     return present
                 raise AlreadyExists(
                     f"thing group {name} exists with other properties",
                     resourceId=present.id,
                     resourceArn=self._arns.group(name),
                 )
-            if parent and len(parents(tx, get(tx, parent))) + 1 >= MAX_DEPTH:
-                raise Invalid(f"thing groups nest at most {MAX_DEPTH} deep")
+            line = self._line(tx, parent)
+            if len(line) >= MAX_DEPTH:
+                raise LimitExceeded(f"thing groups nest at most {MAX_DEPTH} deep", limit=MAX_DEPTH)
+            if parent and store.children(tx, parent) >= MAX_CHILDREN:
+                raise LimitExceeded(
+                    f"thing group {parent} has {MAX_CHILDREN} child groups, the most", limit=MAX_CHILDREN
+                )
             made = replace(wanted, created_ms=tx.now_ms)
             store.save_group(tx, made)
-            self._changes.group_created(tx, made)
+            self._tags.tag_tx(tx, "thinggroup", name, tags or {})
+            self._changes.group_created(tx, made, line)
             return made
 
         return await self._db.write(work)
@@ -58,7 +77,7 @@ class Groups:
 
         def work(tx: Tx) -> tuple[ThingGroup, list[str]]:
             found = get(tx, name)
-            return found, parents(tx, found)
+            return found, [above.name for above in parents(tx, found)]
 
         return self._db.read_now(work)
 
@@ -83,7 +102,7 @@ class Groups:
                 version=present.version + 1,
             )
             store.save_group(tx, changed)
-            self._changes.group_updated(tx, present, changed)
+            self._changes.group_updated(tx, changed, parents(tx, changed))
             return changed.version
 
         return await self._db.write(work)
@@ -96,11 +115,12 @@ class Groups:
             if present is None:
                 return
             names.check_version("thing group", name, present.version, expected_version)
-            if store.has_children(tx, name):
+            if store.children(tx, name):
                 raise Invalid(f"thing group {name} has child groups: delete them first")
-            members = store.members(tx, name)
+            line = parents(tx, present)
+            members = [thing for each in store.members(tx, name) if (thing := store.thing(tx, each)) is not None]
             store.delete_group(tx, name)
-            self._changes.group_deleted(tx, present, members)
+            self._changes.group_deleted(tx, present, line, members)
 
         await self._db.write(work)
 
@@ -118,63 +138,21 @@ class Groups:
 
         return await self._db.read(work)
 
-    # members
-
-    async def add(self, group: str, thing: str) -> None:
-        """Again is fine. Raises NotFound; Invalid when the thing is in another group of the same hierarchy."""
-        await self._db.write(lambda tx: self.add_tx(tx, group, thing))
-
-    def add_tx(self, tx: Tx, group: str, thing: str) -> None:
-        """As `add`, within a transaction."""
-        things.get(tx, thing)
-        mine = get(tx, group)
-        root = (parents(tx, mine) or [group])[0]
-        for other in store.groups_of(tx, thing):
-            if other != group and (parents(tx, get(tx, other)) or [other])[0] == root:
-                raise Invalid(f"thing {thing} is in group {other}, which is of the same hierarchy as {group}")
-        if store.add_member(tx, group, thing):
-            self._changes.membership(tx, mine, thing, member=True)
-
-    async def remove(self, group: str, thing: str) -> None:
-        """One that is not in it is fine. Raises NotFound."""
-        await self._db.write(lambda tx: self.remove_tx(tx, group, thing))
-
-    def remove_tx(self, tx: Tx, group: str, thing: str) -> None:
-        """As `remove`, within a transaction."""
-        things.get(tx, thing)
-        mine = get(tx, group)
-        if store.remove_member(tx, group, thing):
-            self._changes.membership(tx, mine, thing, member=False)
-
-    async def members(self, group: str, after: str, limit: int, *, recursive: bool) -> list[str]:
-        def work(tx: Tx) -> list[str]:
-            get(tx, group)
-            return store.members(tx, group, after, limit, recursive=recursive)
-
-        return await self._db.read(work)
-
-    async def of_thing(self, thing: str, after: str, limit: int) -> list[str]:
-        """Raises NotFound for an unknown thing."""
-
-        def work(tx: Tx) -> list[str]:
-            things.get(tx, thing)
-            return store.groups_of(tx, thing, after, limit)
-
-        return self._db.read_now(work)
-
-    # from memory
-
-    def cached_of_thing(self, thing: str) -> tuple[str, ...]:
-        return self._db.cached("registry_groups_of", thing, lambda tx: tuple(store.groups_of(tx, thing)))
-
     def lineage(self, group: str) -> tuple[str, ...]:
-        """The group and those above it, the root last."""
+        """The group and those above it, the root last; from memory."""
         line: list[str] = []
         while group and group not in line:
             line.append(group)
             found = self._db.cached("registry_group", group, lambda tx, name=group: store.group(tx, name))  # type: ignore[misc]  # bound early
             group = found.parent if found is not None else ""
         return tuple(line)
+
+    def _line(self, tx: Tx, parent: str) -> list[ThingGroup]:
+        """The groups above one whose parent this is to be, the root first. Raises NotFound."""
+        if not parent:
+            return []
+        direct = get(tx, parent)
+        return [*parents(tx, direct), direct]
 
 
 def get(tx: Tx, name: str) -> ThingGroup:
@@ -185,10 +163,21 @@ def get(tx: Tx, name: str) -> ThingGroup:
     return found
 
 
-def parents(tx: Tx, group: ThingGroup) -> list[str]:
-    """Names of the groups above, the root first."""
-    line: list[str] = []
+def parents(tx: Tx, group: ThingGroup) -> list[ThingGroup]:
+    """The groups above, the root first."""
+    line: list[ThingGroup] = []
     while group.parent:
-        line.insert(0, group.parent)
         group = get(tx, group.parent)
+        line.insert(0, group)
     return line
+
+
+def root(tx: Tx, group: ThingGroup) -> str:
+    """The name of the topmost group of its tree."""
+    line = parents(tx, group)
+    return line[0].name if line else group.name
+
+
+def _bearer(tx: Tx, name: str) -> str | None:
+    found = store.group(tx, name)
+    return found.id if found is not None else None

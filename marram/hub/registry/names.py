@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from marram.core import arn
-from marram.core.errors import Invalid, VersionConflict
+from marram.core.errors import Invalid, LimitExceeded, VersionConflict
 
 NAME: Final = re.compile(r"[a-zA-Z0-9:_-]{1,128}")
 ATTRIBUTE_NAME: Final = re.compile(r"[a-zA-Z0-9_.,@/:#-]{1,128}")
 ATTRIBUTE_VALUE: Final = re.compile(r"[a-zA-Z0-9_.,@/:#=\[\]-]{0,800}")
 MAX_ATTRIBUTES: Final = 50
+MAX_UNTYPED_ATTRIBUTES: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,17 @@ def check_attributes(attributes: Mapping[str, str]) -> dict[str, str]:
         if not ATTRIBUTE_VALUE.fullmatch(value):
             raise Invalid(f"attribute {name!r}: the value may have up to 800 of a-z A-Z 0-9 _ . , @ / : # = [ ] -")
     if len(attributes) > MAX_ATTRIBUTES:
-        raise Invalid(f"at most {MAX_ATTRIBUTES} attributes", limit=MAX_ATTRIBUTES)
+        raise LimitExceeded(f"at most {MAX_ATTRIBUTES} attributes", limit=MAX_ATTRIBUTES)
     return dict(attributes)
+
+
+def check_number(attributes: Mapping[str, str], type_name: str) -> None:
+    """Of a thing. Source: AWS IoT Core developer guide, "Thing types"."""
+    if not type_name and len(attributes) > MAX_UNTYPED_ATTRIBUTES:
+        raise LimitExceeded(
+            f"a thing without a thing type has at most {MAX_UNTYPED_ATTRIBUTES} attributes; with one, {MAX_ATTRIBUTES}",
+            limit=MAX_UNTYPED_ATTRIBUTES,
+        )
 
 
 def first_attributes(asked: Mapping[str, str] | None) -> dict[str, str]:
@@ -55,7 +65,10 @@ def first_attributes(asked: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def changed_attributes(present: Mapping[str, str], asked: Mapping[str, str] | None, *, merge: bool) -> dict[str, str]:
-    """None asks for no change; an empty value removes."""
+    """None asks for no change; an empty value removes.
+
+    Without `merge` an empty set is a set like any other: it leaves none.
+    """
     if asked is None:
         return dict(present)
     ground = {**present, **asked} if merge else asked

@@ -1,7 +1,7 @@
 """Which certificates are a thing's. Identity keeps the attachments, as it judges them on every connection; here is what
 needs a thing."""
 
-from marram.core.errors import Invalid, NotFound
+from marram.core.errors import NotFound
 from marram.hub.identity.service import Identity
 from marram.hub.registry import things
 from marram.kit.db import Db, Tx
@@ -12,13 +12,12 @@ class Principals:
         self._db, self._identity = db, identity
 
     async def attach(self, thing: str, principal_arn: str, *, exclusive: bool = False) -> None:
-        """Raises NotFound for an unknown thing or certificate. Again is fine."""
+        """exclusive: this thing is the certificate's only one. Raises NotFound for an unknown thing or certificate, Invalid
+        where another thing of the certificate does not allow it. Again is fine."""
         certificate_id = self._identity.certificate_of(principal_arn)
 
         def work(tx: Tx) -> None:
             things.get(tx, thing)
-            if exclusive and any(other != certificate_id for other, _ in self._identity.principals_of(tx, thing)):
-                raise Invalid(f"thing {thing} has another principal and cannot be exclusive to this one")
             self._identity.attach_thing(tx, thing, certificate_id, exclusive=exclusive)
 
         await self._db.write(work)
@@ -35,7 +34,7 @@ class Principals:
         await self._db.write(work)
 
     async def of_thing(self, thing: str, after: str, limit: int) -> list[tuple[str, bool]]:
-        """(ARN, exclusive)."""
+        """(ARN, exclusive). Raises NotFound for an unknown thing."""
 
         def work(tx: Tx) -> list[tuple[str, bool]]:
             things.get(tx, thing)

@@ -11,11 +11,14 @@ from marram.hub.bus import Bus
 from marram.hub.identity.service import Identity, ThingFacts
 from marram.hub.registry import groups, store
 from marram.hub.registry.changes import Changes, GroupDeleted, GroupMembershipChanged, ThingChanged, ThingDeleted
+from marram.hub.registry.events import Events
 from marram.hub.registry.groups import Groups
 from marram.hub.registry.index import Index
+from marram.hub.registry.members import Members
 from marram.hub.registry.names import Arns
 from marram.hub.registry.principals import Principals
 from marram.hub.registry.store import Search, Thing, ThingGroup, ThingType
+from marram.hub.registry.tags import Tags
 from marram.hub.registry.thing_types import ThingTypes
 from marram.hub.registry.things import Things
 from marram.kit.clock import Entropy
@@ -46,11 +49,14 @@ class Registry:
         self.arns = Arns(self.region, self.account)
         self._db, self._endpoint = db, endpoint
         self.index = Index()
-        changes = Changes(identity, bus, self.index)
+        self.events = Events(db, self.arns)
+        self.tags = Tags(db, self.arns)
+        changes = Changes(identity, bus, self.index, self.events)
         self.things = Things(db, identity, changes, self.arns, entropy=entropy)
         self.principals = Principals(db, identity)
-        self.types = ThingTypes(db, self.arns, entropy=entropy)
-        self.groups = Groups(db, changes, self.arns, entropy=entropy)
+        self.types = ThingTypes(db, changes, self.tags, self.arns, entropy=entropy)
+        self.groups = Groups(db, changes, self.tags, self.arns, entropy=entropy)
+        self.members = Members(db, changes)
         # What other slices call by the thing's and the group's names.
         self.create_thing, self.create_thing_tx = self.things.create, self.things.create_tx
         self.update_thing, self.update_thing_tx, self.delete_thing = (
@@ -61,8 +67,8 @@ class Registry:
         self.thing = self.things.get
         self.create_type = self.types.create
         self.create_group, self.delete_group = self.groups.create, self.groups.delete
-        self.add_to_group, self.add_to_group_tx = self.groups.add, self.groups.add_tx
-        self.remove_from_group, self.remove_from_group_tx = self.groups.remove, self.groups.remove_tx
+        self.add_to_group, self.add_to_group_tx = self.members.add, self.members.add_tx
+        self.remove_from_group, self.remove_from_group_tx = self.members.remove, self.members.remove_tx
         self.attach_principal, self.detach_principal = self.principals.attach, self.principals.detach
         self.certificates_of = self.principals.certificates_of
         identity.use_things(self)
@@ -83,7 +89,7 @@ class Registry:
 
     async def groups_of(self, thing: str) -> list[str]:
         """The groups a thing was put into, in order; none for an unknown thing."""
-        return list(self.groups.cached_of_thing(thing))
+        return list(self.members.cached_of_thing(thing))
 
     async def things_in(self, group: str) -> list[str]:
         """All things of a group and of the groups below it. Raises NotFound."""
@@ -107,7 +113,7 @@ class Registry:
         if found is None:
             return None
         line = dict.fromkeys(
-            name for group in self.groups.cached_of_thing(thing) for name in self.groups.lineage(group)
+            name for group in self.members.cached_of_thing(thing) for name in self.groups.lineage(group)
         )
         return ThingFacts(type_name=found.type or None, attributes=found.attributes, groups=tuple(line))
 

@@ -1,10 +1,12 @@
 """The tables of the registry. Empty text stands for no type and no parent."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, cast
 
 from marram.core import codec
+from marram.core.codec import JsonValue
+from marram.core.errors import Invalid
 from marram.kit.db import Row, Tx
 
 
@@ -61,10 +63,9 @@ def thing_exists(tx: Tx, name: str) -> bool:
     return tx.one("SELECT 1 FROM registry_thing WHERE name = ?", name) is not None
 
 
-def save_thing(tx: Tx, thing: Thing) -> None:
+def add_thing(tx: Tx, thing: Thing) -> None:
     tx.execute(
-        "INSERT INTO registry_thing (name, id, type, attributes, version, created_ms) VALUES (?, ?, ?, ?, ?, ?)"
-        " ON CONFLICT (name) DO UPDATE SET type = excluded.type, attributes = excluded.attributes, version = excluded.version",
+        "INSERT INTO registry_thing (name, id, type, attributes, version, created_ms) VALUES (?, ?, ?, ?, ?, ?)",
         thing.name,
         thing.id,
         thing.type,
@@ -72,9 +73,26 @@ def save_thing(tx: Tx, thing: Thing) -> None:
         thing.version,
         thing.created_ms,
     )
+    _add_attributes(tx, thing)
+
+
+def save_thing(tx: Tx, thing: Thing) -> None:
+    """Of one that is there: type, attributes and version."""
+    tx.execute(
+        "UPDATE registry_thing SET type = ?, attributes = ?, version = ? WHERE name = ?",
+        thing.type,
+        codec.dumps(dict(thing.attributes)).decode(),
+        thing.version,
+        thing.name,
+    )
     tx.execute("DELETE FROM registry_attribute WHERE thing = ?", thing.name)
-    for name, value in thing.attributes.items():
-        tx.execute("INSERT INTO registry_attribute (name, value, thing) VALUES (?, ?, ?)", name, value, thing.name)
+    _add_attributes(tx, thing)
+
+
+def _add_attributes(tx: Tx, thing: Thing) -> None:
+    rows = [(name, value, thing.name) for name, value in thing.attributes.items()]
+    if rows:
+        tx.many("INSERT INTO registry_attribute (name, value, thing) VALUES (?, ?, ?)", rows)
 
 
 def delete_thing(tx: Tx, name: str) -> None:
@@ -83,25 +101,54 @@ def delete_thing(tx: Tx, name: str) -> None:
     tx.execute("DELETE FROM registry_thing WHERE name = ?", name)
 
 
-def things(tx: Tx, search: Search, after: str, limit: int) -> list[Thing]:
-    """By name, those greater than `after`."""
-    where, params = ["t.name > ?"], [after]
-    source = "registry_thing t"
-    if search.attribute:
-        source = "registry_attribute a JOIN registry_thing t ON t.name = a.thing"
-        where.append("a.name = ?")
-        params.append(search.attribute)
-        if search.prefix:
-            where.append("a.value >= ? AND a.value < ?")
-            params += [search.value, search.value + _LAST]
-        else:
-            where.append("a.value = ?")
-            params.append(search.value)
-    if search.type:
-        where.append("t.type = ?")
-        params.append(search.type)
-    sql = f"SELECT {_THING} FROM {source} WHERE {' AND '.join(where)} ORDER BY t.name LIMIT ?"  # noqa: S608 - constants
-    return [_thing(row) for row in tx.all(sql, *params, limit)]
+def things(tx: Tx, search: Search, after: JsonValue, limit: int) -> tuple[list[Thing], JsonValue]:
+    """(at most `limit` that match, where to go on or None at the end). Raises Invalid for an `after` of another search."""
+    if not search.attribute:
+        return _things_by_name(tx, search.type, after, limit)
+    return _things_by_attribute(tx, search, after, limit)
+
+
+def _things_by_name(tx: Tx, type_name: str, after: JsonValue, limit: int) -> tuple[list[Thing], JsonValue]:
+    match after:
+        case None:
+            last = ""
+        case str():
+            last = after
+        case _:
+            raise Invalid("the page token is of another search")
+    where, params = ("AND t.type = ?", [last, type_name]) if type_name else ("", [last])
+    sql = f"SELECT {_THING} FROM registry_thing t WHERE t.name > ? {where} ORDER BY t.name LIMIT ?"  # noqa: S608 - constants
+    found = [_thing(row) for row in tx.all(sql, *params, limit + 1)]
+    return (found, None) if len(found) <= limit else (found[:limit], found[limit - 1].name)
+
+
+def _things_by_attribute(tx: Tx, search: Search, after: JsonValue, limit: int) -> tuple[list[Thing], JsonValue]:
+    """In the order of the index: by value, then by name. A type is looked at thing by thing, so a page ends after SCANNED."""
+    match after:
+        case None:
+            value, last = search.value, ""
+        case [str(value), str(last)]:
+            pass
+        case _:
+            raise Invalid("the page token is of another search")
+    scan = max(SCANNED, limit) if search.type else limit
+    upper = "a.value < ?" if search.prefix else "a.value = ?"
+    end = search.value + _LAST if search.prefix else search.value
+    sql = (
+        "SELECT a.value, " + _THING + " FROM (SELECT a.value, a.thing FROM registry_attribute a"  # noqa: S608 - constants
+        f" WHERE a.name = ? AND {upper} AND (a.value, a.thing) > (?, ?) ORDER BY a.value, a.thing LIMIT ?) a"
+        " JOIN registry_thing t ON t.name = a.thing ORDER BY a.value, a.thing"
+    )
+    rows = tx.all(sql, search.attribute, end, value, last, scan + 1)
+    found: list[Thing] = []
+    for number, row in enumerate(rows):
+        if len(found) == limit or number == scan:
+            before = rows[number - 1]
+            return found, [str(before[0]), str(before[1])]
+        thing = _thing(row[1:])
+        if not search.type or thing.type == search.type:
+            found.append(thing)
+    return found, None
 
 
 # types
@@ -190,8 +237,10 @@ def descendants(tx: Tx, name: str) -> list[str]:
     return [str(row[0]) for row in rows]
 
 
-def has_children(tx: Tx, name: str) -> bool:
-    return tx.one("SELECT 1 FROM registry_group WHERE parent = ? LIMIT 1", name) is not None
+def children(tx: Tx, name: str) -> int:
+    """How many groups are directly below it."""
+    row = tx.one("SELECT count(*) FROM registry_group WHERE parent = ?", name)
+    return int(row[0]) if row else 0
 
 
 # membership
@@ -225,6 +274,63 @@ def members(tx: Tx, group_name: str, after: str = "", limit: int = 1 << 30, *, r
     return [str(row[0]) for row in tx.all(sql, group_name, after, limit)]
 
 
+# tags
+
+
+def tags(tx: Tx, resource: str, bearer: str) -> dict[str, str]:
+    sql = "SELECT key, value FROM registry_tag WHERE resource = ? AND bearer = ? ORDER BY key"
+    return {str(row[0]): str(row[1]) for row in tx.all(sql, resource, bearer)}
+
+
+def set_tags(tx: Tx, resource: str, bearer: str, tags: Mapping[str, str]) -> None:
+    """Those of an earlier bearer of the name go."""
+    tx.execute("DELETE FROM registry_tag WHERE resource = ? AND bearer <> ?", resource, bearer)
+    tx.many(
+        "INSERT INTO registry_tag (resource, key, value, bearer) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (resource, key) DO UPDATE SET value = excluded.value",
+        [(resource, key, value, bearer) for key, value in tags.items()],
+    )
+
+
+def drop_tags(tx: Tx, resource: str, keys: Iterable[str]) -> None:
+    tx.many("DELETE FROM registry_tag WHERE resource = ? AND key = ?", [(resource, key) for key in keys])
+
+
+# events
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventType:
+    enabled: bool
+    created_ms: int
+    modified_ms: int
+
+
+def event_enabled(tx: Tx, name: str) -> bool:
+    row = tx.one("SELECT enabled FROM registry_event WHERE name = ?", name)
+    return bool(row and row[0])
+
+
+def events(tx: Tx) -> dict[str, EventType]:
+    """Those that were ever set, by name."""
+    rows = tx.all("SELECT name, enabled, created_ms, modified_ms FROM registry_event")
+    return {
+        str(row[0]): EventType(enabled=bool(row[1]), created_ms=int(row[2]), modified_ms=int(row[3])) for row in rows
+    }
+
+
+def set_event(tx: Tx, name: str, enabled: bool) -> None:
+    tx.execute(
+        "INSERT INTO registry_event (name, enabled, created_ms, modified_ms) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (name) DO UPDATE SET enabled = excluded.enabled, modified_ms = excluded.modified_ms",
+        name,
+        int(enabled),
+        tx.now_ms,
+        tx.now_ms,
+    )
+
+
+SCANNED: Final = 2_000
 _THING: Final = "t.name, t.id, t.type, t.attributes, t.version, t.created_ms"
 _TYPE: Final = "name, id, description, searchable, deprecated_ms, created_ms"
 _GROUP: Final = "name, id, parent, description, attributes, version, created_ms"

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from marram.core.codec import JsonValue
 from marram.core.errors import AlreadyExists, Invalid, NotFound
 from marram.hub.identity.service import Identity
 from marram.hub.registry import names, store, thing_types
@@ -48,10 +49,9 @@ class Things:
             )
         if type_name:
             thing_types.usable(tx, type_name)
-        made = Thing(
-            name=name, id=new_id or tx.new_uuid(), type=type_name, attributes=wanted, created_ms=tx.now_ms
-        )  # fmt: skip
-        store.save_thing(tx, made)
+        names.check_number(wanted, type_name)
+        made = Thing(name=name, id=new_id or tx.new_uuid(), type=type_name, attributes=wanted, created_ms=tx.now_ms)
+        store.add_thing(tx, made)
         self._changes.thing_created(tx, made)
         return made
 
@@ -97,6 +97,8 @@ class Things:
             attributes=names.changed_attributes(present.attributes, attributes, merge=merge),
             version=present.version + 1,
         )
+        if (changed.type, changed.attributes) != (present.type, present.attributes):
+            names.check_number(changed.attributes, changed.type)
         store.save_thing(tx, changed)
         self._changes.thing_updated(tx, present, changed)
         return changed
@@ -110,8 +112,8 @@ class Things:
                 return
             names.check_version("thing", name, present.version, expected_version)
             if self._identity.principals_of(tx, name, limit=1):
-                raise Invalid(f"thing {name} has a principal attached: detach it first")
-            groups = store.groups_of(tx, name)
+                raise Invalid(f"thing {name} is still attached to one or more principals: detach them first")
+            groups = [group for each in store.groups_of(tx, name) if (group := store.group(tx, each)) is not None]
             store.delete_thing(tx, name)
             self._changes.thing_deleted(tx, present, groups)
 
@@ -127,7 +129,11 @@ class Things:
     def cached(self, name: str) -> Thing | None:
         return self._db.cached("registry_thing", name, lambda tx: store.thing(tx, name))
 
-    async def page(self, search: Search, after: str, limit: int) -> list[Thing]:
+    async def page(self, search: Search, after: JsonValue, limit: int) -> tuple[list[Thing], JsonValue]:
+        """(up to `limit` things that match, where to go on or None at the end); `after` is what the page before gave.
+
+        A page may hold fewer and still not be the last: one read looks at a bounded number of things.
+        """
         return await self._db.read(lambda tx: store.things(tx, search, after, limit))
 
 

@@ -1,21 +1,13 @@
 """One page of a list. A service reads one item more than is shown; a page token is the last key shown, which the border seals."""
 
-from collections.abc import Callable, Sequence
-from typing import Final, TypeVar
+from typing import Final
 
-from marram.core.codec import JsonValue
 from marram.core.errors import Invalid
 from marram.hub.identity.model import Page
+from marram.hub.listing import cut as cut
 from marram.hub.slice import Params
 
-T = TypeVar("T")
-
 PAGE: Final = 25
-
-
-def cut(items: Sequence[T], limit: int, key: Callable[[T], JsonValue]) -> tuple[Sequence[T], JsonValue]:
-    """(items of this page, the last key when there are more)."""
-    return (items, None) if len(items) <= limit else (items[:limit], key(items[limit - 1]))
 
 
 def limit(params: Params, member: str = "pageSize") -> int:

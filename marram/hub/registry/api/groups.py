@@ -1,7 +1,7 @@
 """Static thing groups and who is in them."""
 
 from marram.core.codec import JsonValue
-from marram.core.errors import Unsupported
+from marram.hub.listing import cut
 from marram.hub.registry.api import wire
 from marram.hub.registry.service import Registry, ThingGroup
 from marram.hub.slice import Call, Params, Result, anything, operation
@@ -9,14 +9,13 @@ from marram.hub.slice import Call, Params, Result, anything, operation
 
 @operation("iot", "CreateThingGroup", resource=wire.group)
 async def create_thing_group(service: Registry, call: Call, params: Params) -> Result:
-    if params.get("tags"):
-        raise Unsupported("CreateThingGroup: tags are not supported")
     properties = wire.inner(params, "thingGroupProperties")
     made = await service.groups.create(
         params["thingGroupName"],
         parent=params.get("parentGroupName") or "",
         description=properties.get("thingGroupDescription") or "",
         attributes=wire.inner(properties, "attributePayload").get("attributes"),
+        tags=wire.tags(params),
     )
     return {"thingGroupName": made.name, "thingGroupArn": service.arns.group(made.name), "thingGroupId": made.id}
 
@@ -74,14 +73,25 @@ async def list_thing_groups(service: Registry, call: Call, params: Params) -> Re
 @operation("iot", "AddThingToThingGroup", resource=wire.member)
 async def add_thing_to_thing_group(service: Registry, call: Call, params: Params) -> Result:
     thing, group = wire.thing_and_group(call, params)
-    await service.groups.add(group, thing)
+    await service.members.add(group, thing, override_dynamic=bool(params.get("overrideDynamicGroups")))
     return {}
 
 
 @operation("iot", "RemoveThingFromThingGroup", resource=wire.member)
 async def remove_thing_from_thing_group(service: Registry, call: Call, params: Params) -> Result:
     thing, group = wire.thing_and_group(call, params)
-    await service.groups.remove(group, thing)
+    await service.members.remove(group, thing)
+    return {}
+
+
+@operation("iot", "UpdateThingGroupsForThing", resource=wire.moved)
+async def update_thing_groups_for_thing(service: Registry, call: Call, params: Params) -> Result:
+    await service.members.move(
+        wire.thing_name(params),
+        add=params.get("thingGroupsToAdd") or (),
+        remove=params.get("thingGroupsToRemove") or (),
+        override_dynamic=bool(params.get("overrideDynamicGroups")),
+    )
     return {}
 
 
@@ -89,20 +99,20 @@ async def remove_thing_from_thing_group(service: Registry, call: Call, params: P
 async def list_things_in_thing_group(service: Registry, call: Call, params: Params) -> Result:
     after, limit = wire.asked(params)
     recursive = bool(params.get("recursive"))
-    rows = await service.groups.members(params["thingGroupName"], after, limit + 1, recursive=recursive)
-    shown, token = wire.page(rows, limit, _itself)
+    rows = await service.members.of_group(params["thingGroupName"], after, limit + 1, recursive=recursive)
+    shown, token = cut(rows, limit, _itself)
     return {"things": list(shown), "nextToken": token}
 
 
 @operation("iot", "ListThingGroupsForThing", resource=wire.thing)
 async def list_thing_groups_for_thing(service: Registry, call: Call, params: Params) -> Result:
     after, limit = wire.asked(params)
-    rows = await service.groups.of_thing(params["thingName"], after, limit + 1)
+    rows = await service.members.of_thing(params["thingName"], after, limit + 1)
     return _groups(service, rows, limit)
 
 
 def _groups(service: Registry, rows: list[str], limit: int) -> Result:
-    shown, token = wire.page(rows, limit, _itself)
+    shown, token = cut(rows, limit, _itself)
     return {"thingGroups": [_named(service, row) for row in shown], "nextToken": token}
 
 

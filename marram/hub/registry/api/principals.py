@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from marram.core.codec import JsonValue
+from marram.hub.listing import cut
 from marram.hub.registry.api import wire
 from marram.hub.registry.service import Registry
 from marram.hub.slice import Call, Params, Result, operation
@@ -54,13 +55,13 @@ async def list_principal_things_v2(service: Registry, call: Call, params: Params
 async def _principals(service: Registry, params: Params) -> tuple[Sequence[tuple[str, bool]], JsonValue]:
     after, limit = wire.asked(params)
     rows = await service.principals.of_thing(params["thingName"], after, limit + 1)
-    return wire.page(rows, limit, lambda row: row[0].rpartition("/")[2])
+    return cut(rows, limit, lambda row: row[0].rpartition("/")[2])
 
 
 async def _things_of(service: Registry, params: Params) -> tuple[Sequence[tuple[str, bool]], JsonValue]:
     after, limit = wire.asked(params)
     rows = await service.principals.things_of(params["principal"], after, limit + 1)
-    return wire.page(rows, limit, lambda row: row[0])
+    return cut(rows, limit, lambda row: row[0])
 
 
 def _kind(exclusive: bool) -> str:

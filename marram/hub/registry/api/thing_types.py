@@ -1,6 +1,7 @@
 """Thing types."""
 
 from marram.core.errors import Unsupported
+from marram.hub.listing import cut
 from marram.hub.registry.api import wire
 from marram.hub.registry.service import Registry, ThingType
 from marram.hub.slice import Call, Params, Result, anything, operation
@@ -9,12 +10,12 @@ from marram.hub.slice import Call, Params, Result, anything, operation
 @operation("iot", "CreateThingType", resource=wire.thing_type)
 async def create_thing_type(service: Registry, call: Call, params: Params) -> Result:
     properties = wire.inner(params, "thingTypeProperties")
-    if params.get("tags") or properties.get("mqtt5Configuration"):
-        raise Unsupported("CreateThingType: tags and mqtt5Configuration are not supported")
+    _refuse_propagation("CreateThingType", properties)
     made = await service.types.create(
         params["thingTypeName"],
         description=properties.get("thingTypeDescription") or "",
         searchable=tuple(properties.get("searchableAttributes") or ()),
+        tags=wire.tags(params),
     )
     return {"thingTypeName": made.name, "thingTypeArn": service.arns.type(made.name), "thingTypeId": made.id}
 
@@ -29,8 +30,21 @@ async def describe_thing_type(service: Registry, call: Call, params: Params) -> 
 async def list_thing_types(service: Registry, call: Call, params: Params) -> Result:
     after, limit = wire.asked(params)
     rows = await service.types.page(params.get("thingTypeName") or "", after, limit + 1)
-    shown, token = wire.page(rows, limit, lambda row: row.name)
+    shown, token = cut(rows, limit, lambda row: row.name)
     return {"thingTypes": [_shown(service, row) for row in shown], "nextToken": token}
+
+
+@operation("iot", "UpdateThingType", resource=wire.thing_type)
+async def update_thing_type(service: Registry, call: Call, params: Params) -> Result:
+    properties = wire.inner(params, "thingTypeProperties")
+    _refuse_propagation("UpdateThingType", properties)
+    searchable = properties.get("searchableAttributes")
+    await service.types.update(
+        params["thingTypeName"],
+        description=properties.get("thingTypeDescription"),
+        searchable=None if searchable is None else tuple(searchable),
+    )
+    return {}
 
 
 @operation("iot", "DeprecateThingType", resource=wire.thing_type)
@@ -43,6 +57,11 @@ async def deprecate_thing_type(service: Registry, call: Call, params: Params) ->
 async def delete_thing_type(service: Registry, call: Call, params: Params) -> Result:
     await service.types.delete(params["thingTypeName"])
     return {}
+
+
+def _refuse_propagation(operation: str, properties: Params) -> None:
+    if (properties.get("mqtt5Configuration") or {}).get("propagatingAttributes"):
+        raise Unsupported(f"{operation}: mqtt5Configuration (propagating attributes) is not supported")
 
 
 def _shown(service: Registry, kind: ThingType) -> dict[str, object]:

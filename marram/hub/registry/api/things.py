@@ -48,16 +48,16 @@ async def delete_thing(service: Registry, call: Call, params: Params) -> Result:
 async def list_things(service: Registry, call: Call, params: Params) -> Result:
     if bool(params.get("attributeName")) != (params.get("attributeValue") is not None):
         raise Invalid("attributeName and attributeValue go together")
+    if params.get("usePrefixAttributeValue") and not params.get("attributeName"):
+        raise Invalid("usePrefixAttributeValue needs attributeName and attributeValue")
     search = Search(
         type=params.get("thingTypeName") or "",
         attribute=params.get("attributeName") or "",
         value=params.get("attributeValue") or "",
         prefix=bool(params.get("usePrefixAttributeValue")),
     )
-    after, limit = wire.asked(params)
-    rows = await service.things.page(search, after, limit + 1)
-    shown, token = wire.page(rows, limit, lambda row: row.name)
-    return {"things": [_shown(service, row) for row in shown], "nextToken": token}
+    rows, last = await service.things.page(search, params.get("nextToken"), int(params.get("maxResults") or wire.PAGE))
+    return {"things": [_shown(service, row) for row in rows], "nextToken": last}
 
 
 def _shown(service: Registry, thing: Thing) -> dict[str, object]:

@@ -1,14 +1,11 @@
 """What the operations share: the ARNs they are checked on, and parts of parameters."""
 
-from collections.abc import Callable, Sequence
-from typing import Final, TypeVar
+from typing import Final
 
 from marram.core import arn
-from marram.core.codec import JsonValue
 from marram.core.errors import Invalid
 from marram.hub.slice import Call, Params
 
-T = TypeVar("T")
 PAGE: Final = 50
 
 
@@ -40,21 +37,40 @@ def member(call: Call, params: Params) -> list[str]:
     ]
 
 
+def moved(call: Call, params: Params) -> list[str]:
+    """A thing, and all the groups that it is to enter and leave."""
+    names = [*(params.get("thingGroupsToAdd") or ()), *(params.get("thingGroupsToRemove") or ())]
+    return [
+        arn.build("iot", call.region, call.account, f"thing/{thing_name(params)}"),
+        *(arn.build("iot", call.region, call.account, f"thinggroup/{name}") for name in names),
+    ]
+
+
+def thing_name(params: Params) -> str:
+    """Where the model does not demand one."""
+    if not params.get("thingName"):
+        raise Invalid("thingName is needed")
+    return str(params["thingName"])
+
+
 def thing_and_group(call: Call, params: Params) -> tuple[str, str]:
     """Their names; each is given by name or ARN."""
     return _one_name(call, params, "thing", "thing"), _one_name(call, params, "thingGroup", "thinggroup")
 
 
+def tags(params: Params) -> dict[str, str]:
+    """Of a creation or TagResource. Raises Invalid for one key twice."""
+    found: dict[str, str] = {}
+    for each in params.get("tags") or ():
+        if each["Key"] in found:
+            raise Invalid(f"the tag key {each['Key']!r} is there twice")
+        found[each["Key"]] = each.get("Value") or ""
+    return found
+
+
 def asked(params: Params) -> tuple[str, int]:
     """(last name of the page before, size of this one)."""
     return str(params.get("nextToken") or ""), int(params.get("maxResults") or PAGE)
-
-
-def page(rows: Sequence[T], limit: int, key: Callable[[T], JsonValue]) -> tuple[Sequence[T], JsonValue]:
-    """(items of this page, the last key of it or None at the end), of `limit + 1` rows read."""
-    if len(rows) <= limit:
-        return rows, None
-    return rows[:limit], key(rows[limit - 1])
 
 
 def inner(params: Params, name: str) -> Params:
