@@ -93,6 +93,7 @@ class Identity:
         self.explain = subjects.explain
         self.refresh = subjects.refresh
         self.attached_things = subjects.attached_things
+        self.exclusive_thing = subjects.exclusive_thing
 
         # Certificates and policies, also within somebody's transaction
         self.create_certificate = certificates.create

@@ -78,6 +78,11 @@ class Subjects:
         found = self._principal(certificate_id)
         return found.things if found is not None else ()
 
+    def exclusive_thing(self, certificate_id: str) -> str | None:
+        """The thing that a certificate belongs to alone: it is bound to it under whatever client id it connects."""
+        found = self._principal(certificate_id)
+        return found.exclusive if found is not None else None
+
     def hypothetical(
         self, certificate_id: str | None, client_id: str | None, add: Sequence[str] = (), skip: Sequence[str] = ()
     ) -> Subject:
@@ -119,6 +124,8 @@ class Subjects:
         if found.own_policy is not None:
             policies = (found.own_policy,)
         thing = client_id if client_id in found.things else None
+        if client_id is not None and found.exclusive is not None:
+            thing = found.exclusive
         return Subject(
             kind="certificate",
             principal=certificate_id,
@@ -173,10 +180,12 @@ def _load(tx: Tx, certificate_id: str) -> _Principal | None:
         return _Principal(
             status="ACTIVE", own_policy=readable("claim", claim[0], limit=documents.IOT_LIMIT), ends_ms=claim[1]
         )
+    things = store.things_of(tx, certificate_id)
     return _Principal(
         status=found.status,
         policies=tuple(store.attached(tx, certificate_target(certificate_id))),
-        things=tuple(thing for thing, _ in store.things_of(tx, certificate_id)),
+        things=tuple(thing for thing, _ in things),
+        exclusive=next((thing for thing, is_exclusive in things if is_exclusive), None),
     )
 
 
