@@ -27,6 +27,7 @@ class _Principal:
     status: str
     policies: tuple[str, ...] = ()
     things: tuple[str, ...] = ()
+    exclusive: str | None = None  # the one thing, where the attachment is exclusive
     own_policy: CompiledPolicy | None = None  # of a claim
     ends_ms: int | None = None
 
