@@ -6,13 +6,14 @@ It fills identity's `Things` port, so policies know of things. Not here: billing
 from collections.abc import Callable
 from typing import Final
 
-from marram.core.errors import Invalid
+from marram.core.errors import Invalid, NotFound
 from marram.hub.bus import Bus
 from marram.hub.identity.service import Identity, ThingFacts
 from marram.hub.registry import groups, store
 from marram.hub.registry.changes import Changes, GroupDeleted, GroupMembershipChanged, ThingChanged, ThingDeleted
 from marram.hub.registry.events import Events
 from marram.hub.registry.groups import Groups
+from marram.hub.registry.importing import Imported, Importing, NewThing, Problem
 from marram.hub.registry.index import Index
 from marram.hub.registry.members import Members
 from marram.hub.registry.names import Arns
@@ -25,8 +26,8 @@ from marram.kit.clock import Entropy
 from marram.kit.db import Db, Tx
 
 __all__ = [
-    "GroupDeleted", "GroupMembershipChanged", "Registry", "Search", "Thing", "ThingChanged", "ThingDeleted", "ThingGroup",
-    "ThingType",
+    "GroupDeleted", "GroupMembershipChanged", "Imported", "NewThing", "Problem", "Registry", "Search", "Thing", "ThingChanged",
+    "ThingDeleted", "ThingGroup", "ThingType",
 ]  # fmt: skip
 
 STANDARD_PORT: Final = 443
@@ -48,7 +49,7 @@ class Registry:
         self.account, self.region = identity.account, identity.region
         self.arns = Arns(self.region, self.account)
         self._db, self._endpoint = db, endpoint
-        self.index = Index()
+        self.index = Index(db)
         self.events = Events(db, self.arns)
         self.tags = Tags(db, self.arns)
         changes = Changes(identity, bus, self.index, self.events)
@@ -57,6 +58,8 @@ class Registry:
         self.types = ThingTypes(db, changes, self.tags, self.arns, entropy=entropy)
         self.groups = Groups(db, changes, self.tags, self.arns, entropy=entropy)
         self.members = Members(db, changes)
+        self.importing = Importing(db, identity, self.things, self.members)
+        self.tags.declare("policy", lambda tx, name: _policy_id(identity, tx, name))
         # What other slices call by the thing's and the group's names.
         self.create_thing, self.create_thing_tx = self.things.create, self.things.create_tx
         self.update_thing, self.update_thing_tx, self.delete_thing = (
@@ -127,3 +130,10 @@ class Registry:
         """Make the thing when it does not exist."""
         if not store.thing_exists(tx, thing):
             self.things.create_tx(tx, thing, new_id=thing_id)
+
+
+def _policy_id(identity: Identity, tx: Tx, name: str) -> str | None:
+    try:
+        return str(identity.policies.get(tx, name).created_ms)
+    except NotFound:
+        return None
