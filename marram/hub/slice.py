@@ -79,6 +79,7 @@ class Topic:
     slice: str
     function: TopicFunction
     at_once: bool = False
+    private: bool = False
 
 
 ACTION_PREFIX: Final[Mapping[str, str]] = {
@@ -118,15 +119,18 @@ def operation(
     return declare
 
 
-def topic(template: str, *, at_once: bool = False) -> Callable[[TopicFunction], TopicFunction]:
+def topic(template: str, *, at_once: bool = False, private: bool = False) -> Callable[[TopicFunction], TopicFunction]:
     """Declare the handler of a reserved topic; `{name}` stands for one level.
 
     A client's messages are handled one after another. at_once: each is begun without waiting for those before it, in their
     order; for a handler whose first wait is its one transaction, which keeps the order, so that many share a commit.
+    private: nobody but the handler gets what is published there, whatever their policy and their subscriptions say.
     """
 
     def declare(function: TopicFunction) -> TopicFunction:
-        made = Topic(template=template, slice=_slice_of(function.__module__), function=function, at_once=at_once)
+        made = Topic(
+            template=template, slice=_slice_of(function.__module__), function=function, at_once=at_once, private=private
+        )
         known = TOPICS.setdefault(template, made)
         if known is not made:
             raise RuntimeError(f"reserved topic {template} is declared twice")

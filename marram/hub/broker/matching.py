@@ -40,6 +40,10 @@ class Matching:
         match = Match(topic)
         if topic.startswith(topics.BASIC_INGEST):
             match.is_ingest = True
+        elif topics.is_reserved(topic) and self._reserved.is_private(topic):
+            match.is_reserved = True
+            match.finish(b"[]", b"[]")
+            return match
         else:
             for session, subscription in self.router.sessions(topic).items():
                 if self.may_receive(session, topic, match):

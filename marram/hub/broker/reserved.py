@@ -43,6 +43,7 @@ class Reserved:
         self._clock, self._settle = clock, settle
         self._handlers: Templates[Handler] = Templates({})
         self._at_once: frozenset[Handler] = frozenset()
+        self._private: frozenset[Handler] = frozenset()
         self._lanes: list[asyncio.Queue[_Job]] = []
         self._group: asyncio.TaskGroup | None = None
         self._in_flight: dict[str, int] = {}  # by client id
@@ -58,13 +59,21 @@ class Reserved:
         self.use(
             {template: handler for template, (_, handler) in found.items()},
             at_once=(handler for made, handler in found.values() if made.at_once),
+            private=(handler for made, handler in found.values() if made.private),
         )
 
-    def use(self, handlers: Mapping[str, Handler], *, at_once: Iterable[Handler] = ()) -> None:
-        self._handlers, self._at_once = Templates(handlers), frozenset(at_once)
+    def use(
+        self, handlers: Mapping[str, Handler], *, at_once: Iterable[Handler] = (), private: Iterable[Handler] = ()
+    ) -> None:
+        self._handlers, self._at_once, self._private = Templates(handlers), frozenset(at_once), frozenset(private)
 
     def has(self, topic: str) -> bool:
         return self._handlers.match(topic) is not None
+
+    def is_private(self, topic: str) -> bool:
+        """Only the handler gets what is published there."""
+        found = self._handlers.match(topic)
+        return found is not None and found[0] in self._private
 
     async def run(self) -> None:
         """The lanes. Returns when cancelled."""

@@ -28,7 +28,7 @@ from marram.hub.broker.publishing import Publishing
 from marram.hub.broker.recovery import Changes
 from marram.hub.broker.reserved import Reserved
 from marram.hub.broker.retained import RetainedMessages
-from marram.hub.broker.session import MAX_PAYLOAD, Ack, Entry, Link
+from marram.hub.broker.session import MAX_PAYLOAD, Ack, Entry, Link, Message
 from marram.hub.broker.store import Retained
 from marram.hub.broker.subscribing import MAX_FILTERS, Subscribing
 from marram.hub.broker.tick import Tick
@@ -209,6 +209,26 @@ class Broker:
         except Invalid as exc:
             log.error("broker.outbox_refused", row=row_id, topic=topic[:300], reason=exc.message)
 
+    def answer(self, client_id: str, principal: str, topic: str, payload: bytes) -> bool:
+        """A reply for one connected client, which `principal` must be: when it subscribes to the topic and may receive it.
+
+        No other subscriber gets it, no rule, and the journal does not: there may be a private key in it. False: not sent.
+        """
+        link = self.links.get(client_id)
+        session = link.session if link is not None else None
+        if link is None or session is None or link.is_closed or link.subject.principal != principal:
+            return False
+        qos = max((found.qos for text, found in session.subscriptions.items() if _covers(text, topic)), default=-1)
+        if qos < 0 or not self._matching.may_receive(session, topic):
+            return False
+        message = Message(topic.encode(), payload, min(qos, 1), b"")
+        if qos:
+            session.deliver(message)
+        else:
+            link.send_zero(message.zero(link.version))
+        self.tick.touch()
+        return True
+
     def retained(self, topic: str) -> Retained | None:
         return self._retained.get(topic, self._clock.wall_ms())
 
@@ -268,3 +288,9 @@ class Broker:
         self._feeding.feed()
         self._acks.resume()
         self.tick.flush()
+
+
+def _covers(text: str, topic: str) -> bool:
+    """Whether a subscription's filter, `$share` or not, covers the topic."""
+    share = topics.parse_share(text)
+    return topics.matches(share[1] if share is not None else text, topic)
