@@ -224,7 +224,7 @@ def _conditions(value: JsonValue, where: str, *, substitute: bool) -> list[Condi
                 known = variables.canonical(key)
             except Invalid as exc:
                 raise MalformedPolicy(f"{at}: {exc.message}", key=key) from exc
-            texts = _scalars(values, f"{at}.{key}")
+            texts = _scalars(values, f"{at}.{key}", may_be_empty=bool(colon))
             patterns = tuple(
                 _pattern(text, f"{at}.{key}", wild=operator.test == "like", substitute=substitute) for text in texts
             )
@@ -245,8 +245,11 @@ def _conditions(value: JsonValue, where: str, *, substitute: bool) -> list[Condi
     return found
 
 
-def _scalars(value: JsonValue, where: str) -> list[str]:
-    """Condition values: strings, or booleans and numbers written without quotes."""
+def _scalars(value: JsonValue, where: str, *, may_be_empty: bool) -> list[str]:
+    """Condition values: strings, or booleans and numbers written without quotes.
+
+    may_be_empty: AWS's own example of a CONNECT without extras is `ForAllValues:StringEquals` of an empty list.
+    """
     listed = value if isinstance(value, list) else [value]
     texts: list[str] = []
     for item in listed:
@@ -259,7 +262,7 @@ def _scalars(value: JsonValue, where: str) -> list[str]:
                 raise MalformedPolicy(
                     f"{where}: must be a string, a number, a boolean or a list of them, not {codec.kind(item)}"
                 )
-    if not texts:
+    if not texts and not may_be_empty:
         raise MalformedPolicy(f"{where}: needs at least one value")
     return texts
 

@@ -50,7 +50,7 @@ class Verdict:
     allowed: bool
     decision: str
     matches: tuple[Match, ...]
-    missing: tuple[str, ...] = ()  # variables that the policies name and nobody has a value for
+    missing: tuple[str, ...] = ()  # variables and condition keys of the action's statements that nobody has a value for
 
 
 @dataclass(slots=True)
@@ -66,10 +66,10 @@ class _Rows:
 class Program:
     """Built by `program`. `keys` are all variables and condition keys that it asks for; `timed`: the time is among them."""
 
-    __slots__ = ("_policies", "_rows", "_verdicts", "keys", "timed")
+    __slots__ = ("_rows", "_verdicts", "keys", "policies", "timed")
 
     def __init__(self, policies: Sequence[CompiledPolicy]) -> None:
-        self._policies = tuple(policies)
+        self.policies = tuple(policies)
         self._rows: dict[str, tuple[_Rows, _Rows, bool]] = {}
         self._verdicts: dict[tuple[str, str], bool] = {}
         self.keys = frozenset(key for policy in policies for key in _keys(policy.document))
@@ -97,12 +97,11 @@ class Program:
         """As `may`, with the statements that applied. Slow; for people and TestAuthorization."""
         matches: list[Match] = []
         missing: set[str] = set()
-        for policy in self._policies:
+        for policy in self.policies:
             for statement in policy.document.statements:
                 if not covers_action(statement, action):
                     continue
-                needed = {key for pattern in statement.resources for key in pattern.keys}
-                missing |= {key for key in needed if key not in subject and key not in request}
+                missing |= {key for key in keys_of(statement) if key not in subject and key not in request}
                 if _test(statement)(resource, subject, request):
                     matches.append(
                         Match(
@@ -121,7 +120,7 @@ class Program:
 
     def _prepare(self, action: str) -> tuple[_Rows, _Rows, bool]:
         by_effect: dict[Effect, list[Statement]] = {Effect.DENY: [], Effect.ALLOW: []}
-        for policy in self._policies:
+        for policy in self.policies:
             for statement in policy.document.statements:
                 if covers_action(statement, action):
                     by_effect[statement.effect].append(statement)
@@ -185,11 +184,11 @@ def _test(statement: Statement) -> Callable[[str, Values, Values], bool]:
     """Whether the statement applies to a resource, its action being covered."""
     # In a Deny the undecidable counts as true, in an Allow as false: what is not known never grants.
     denies = statement.effect is Effect.DENY
-    resource_test = _resource_test(statement, denies=denies)
-    conditions = tuple(_condition_test(condition, denies=denies) for condition in statement.conditions)
+    covers = resource_test(statement, denies=denies)
+    conditions = tuple(condition_test(condition, denies=denies) for condition in statement.conditions)
 
     def applies(resource: str, subject: Values, request: Values) -> bool:
-        found = resource_test(resource, subject, request)
+        found = covers(resource, subject, request)
         if found is False or (found is None and not denies):
             return False
         for condition in conditions:
@@ -201,7 +200,8 @@ def _test(statement: Statement) -> Callable[[str, Values, Values], bool]:
     return applies
 
 
-def _resource_test(statement: Statement, *, denies: bool) -> Callable[[str, Values, Values], Truth]:
+def resource_test(statement: Statement, *, denies: bool) -> Callable[[str, Values, Values], Truth]:
+    """Whether the Resource (or NotResource) of the statement covers a resource."""
     wary = not denies
     constant = [_glob(pattern.parts, wary=wary) for pattern in statement.resources if pattern.constant]
     negated = statement.not_resource
@@ -318,7 +318,8 @@ def _action(pattern: str) -> Callable[[str], object]:
 # Conditions
 
 
-def _condition_test(condition: Condition, *, denies: bool) -> Test:
+def condition_test(condition: Condition, *, denies: bool) -> Test:
+    """Whether the condition holds."""
     key, negated, if_exists, quantifier = (
         condition.key,
         condition.operator.negated,
@@ -409,16 +410,20 @@ def _text(parts: tuple[Part, ...]) -> str:
     return "".join(part for part in parts if isinstance(part, str))
 
 
-def _keys(document: Document) -> set[str]:
+def keys_of(statement: Statement) -> set[str]:
+    """The variables and condition keys that the statement asks for."""
     found: set[str] = set()
-    for statement in document.statements:
-        for pattern in statement.resources:
+    for pattern in statement.resources:
+        found |= pattern.keys
+    for condition in statement.conditions:
+        found.add(condition.key)
+        for pattern in condition.values:
             found |= pattern.keys
-        for condition in statement.conditions:
-            found.add(condition.key)
-            for pattern in condition.values:
-                found |= pattern.keys
     return found
+
+
+def _keys(document: Document) -> set[str]:
+    return {key for statement in document.statements for key in keys_of(statement)}
 
 
 _EXACT: Final[Mapping[str, Callable[[str], object]]] = {"bool": documents.boolean, "binary": documents.binary}

@@ -25,6 +25,7 @@ SUBJECT_KEYS: Final = (
     "iot:Connection.Thing.ThingTypeName",
     "iot:Connection.Thing.IsAttached",
     "iot:Certificate.SerialNumber",
+    "iot:Certificate.AvailableKeys",
     "aws:PrincipalArn",
     "aws:PrincipalAccount",
     "aws:PrincipalType",
@@ -43,13 +44,17 @@ REQUEST_KEYS: Final = (
     "aws:CurrentTime",
     "aws:EpochTime",
     "aws:RequestedRegion",
+    "iot:DomainName",
     "iot:ConnectAttributes",
+    "iot:LastWillTopic",
     "aws:SourceAccount",
     "aws:SourceArn",
     "iam:PassedToService",
     "sts:ExternalId",
     "sts:RoleSessionName",
 )
+# Spellings that AWS's own examples use beside the documented one.
+ALIASES: Final = {"iot:Thing.ThingName": "iot:Connection.Thing.ThingName"}
 NAME_FIELDS: Final = (
     "DistinguishedNameQualifier", "Country", "Organization", "OrganizationalUnit", "State", "CommonName", "SerialNumber",
     "Title", "Surname", "GivenName", "Initials", "Pseudonym", "GenerationQualifier",
@@ -64,7 +69,9 @@ CERTIFICATE_LISTS: Final = (
         for field in ALTERNATIVE_FIELDS
     ),
 )
-_PLAIN: Final = {key.lower(): key for key in (*SUBJECT_KEYS, *REQUEST_KEYS, *CERTIFICATE_LISTS)}
+_PLAIN: Final = {key.lower(): key for key in (*SUBJECT_KEYS, *REQUEST_KEYS, *CERTIFICATE_LISTS)} | {
+    key.lower(): known for key, known in ALIASES.items()
+}
 _LISTED: Final = {key.lower(): key for key in CERTIFICATE_LISTS}
 _INDEXED: Final = re.compile(r"(.+)\.(\d{1,2})")
 # A value with one of these never lets anything through: it could read as more than one level, or as a pattern elsewhere.
