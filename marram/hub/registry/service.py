@@ -102,6 +102,24 @@ class Registry:
         groups.get(tx, group)
         return store.members(tx, group, recursive=True)
 
+    def members_page(self, tx: Tx, group: str, after: str, limit: int) -> list[str]:
+        """Things of a group and of those below it, by name, greater than `after`; none of a group that does not exist."""
+        return store.members(tx, group, after, limit, recursive=True)
+
+    def groups_above(self, tx: Tx, thing: str) -> set[str]:
+        """The groups of a thing, and all above them."""
+        found: set[str] = set()
+        for name in store.groups_of(tx, thing):
+            group = store.group(tx, name)
+            while group is not None and group.name not in found:
+                found.add(group.name)
+                group = store.group(tx, group.parent) if group.parent else None
+        return found
+
+    def group_id(self, tx: Tx, name: str) -> str | None:
+        found = store.group(tx, name)
+        return found.id if found is not None else None
+
     def endpoint(self, kind: str) -> str:
         """The address of a data endpoint: a bare host on the standard port, else host:port of the https door."""
         if kind not in ENDPOINT_TYPES:
