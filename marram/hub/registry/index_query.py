@@ -1,0 +1,224 @@
+"""A query as SQL over the rows of the index, and a way through the documents that finds a page soon.
+
+A condition looks at one document's rows, by their primary key. Which documents are looked at, and in which order, says
+the way: the few that a selective part of the query has, or all that have one word, or all there are. Each step reads a
+window of bounded size. All text of a query is a bound parameter.
+
+What a leaf of a query means is core.query's `fits`: both are held against each other by a test.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
+
+from marram.core import query
+from marram.core.query import All, And, Exists, Leaf, Node, Not, Or, Phrase, Range, Wild, Word
+from marram.kit.db import Tx, Value
+
+FEW: Final = 2_000  # documents: a part of a query with fewer is the way
+WINDOW: Final = 10_000  # documents of one step
+COUNTED: Final = 50_000  # entries: words are compared up to here
+_LAST: Final = "\U0010ffff"
+
+
+class Sql(NamedTuple):
+    text: str
+    params: tuple[Value, ...] = ()
+
+
+class Way(NamedTuple):
+    """`source` selects documents as column doc; `rest` is what they must fulfil besides. has_all: it is small."""
+
+    source: Sql
+    rest: Sql
+    has_all: bool
+
+
+class Span(NamedTuple):
+    """Documents with after < id <= last; None: to the end."""
+
+    after: int
+    last: int | None
+
+
+# the way
+
+
+def way(tx: Tx, node: Node) -> Way:
+    """Choose by counting, which is bounded itself."""
+    parts = list(query.flat([node]))
+    best: tuple[int, Sql, Node | None] | None = None
+    for part in parts:
+        for source, exact in _sources(part):
+            size = _count(tx, source, FEW)
+            if size < FEW and (best is None or size < best[0]):
+                best = size, source, part if exact else None
+    if best is not None:
+        _, source, used = best
+        distinct = Sql(f"SELECT DISTINCT doc FROM ({source.text}) s", source.params)  # noqa: S608 - of this module
+        return Way(distinct, _all_of(part for part in parts if part is not used), has_all=True)
+    words = [part for part in parts if isinstance(part, Word) and part.field is not None]
+    if words:
+        by = words[0] if len(words) == 1 else min(words, key=lambda word: _count(tx, _entries(word), COUNTED))
+        return Way(_entries(by), _all_of(part for part in parts if part is not by), has_all=False)
+    return Way(Sql("SELECT id AS doc FROM registry_index_doc"), _all_of(parts), has_all=False)
+
+
+def window(tx: Tx, way: Way, after: int) -> Span:
+    if way.has_all:
+        return Span(after, None)
+    row = tx.one(
+        f"SELECT x.doc FROM ({way.source.text}) x WHERE x.doc > ? ORDER BY x.doc LIMIT 1 OFFSET ?",  # noqa: S608 - constants
+        *way.source.params, after, WINDOW - 1,
+    )  # fmt: skip
+    return Span(after, int(row[0]) if row else None)
+
+
+def documents(tx: Tx, way: Way, span: Span, limit: int) -> list[int]:
+    where = within(way, span)
+    rows = tx.all(f"SELECT x.doc {where.text} ORDER BY x.doc LIMIT ?", *where.params, limit)
+    return [int(row[0]) for row in rows]
+
+
+def within(way: Way, span: Span, join: str = "") -> Sql:
+    """FROM and WHERE for the documents of a window that fit, as x.doc. join: more of FROM, without parameters."""
+    upto = () if span.last is None else (span.last,)
+    return Sql(
+        f"FROM ({way.source.text}) x {join} WHERE x.doc > ? {'AND x.doc <= ? ' if upto else ''}AND {way.rest.text}",
+        (*way.source.params, span.after, *upto, *way.rest.params),
+    )
+
+
+def fitting(tx: Tx, node: Node, docs: Sequence[int]) -> list[tuple[int, str]]:
+    """(document, thing) of those among `docs` that fit."""
+    fits = condition(node, "d.id")
+    marks = ", ".join("?" * len(docs))
+    rows = tx.all(
+        f"SELECT d.id, d.thing FROM registry_index_doc d WHERE d.id IN ({marks}) AND {fits.text} ORDER BY d.id",  # noqa: S608
+        *docs, *fits.params,
+    )  # fmt: skip
+    return [(int(doc), str(thing)) for doc, thing in rows]
+
+
+def _count(tx: Tx, source: Sql, limit: int) -> int:
+    row = tx.one(f"SELECT count(*) FROM (SELECT 1 FROM ({source.text}) s LIMIT ?) c", *source.params, limit)  # noqa: S608
+    assert row is not None
+    return int(row[0])
+
+
+def _sources(part: Node) -> list[tuple[Sql, bool]]:
+    """Selections of documents with all that fit `part`; exact: with no others. Each can be counted quickly up to a limit."""
+    match part:
+        case Word() | Range() | Exists():
+            return [(_entries(part), True)]
+        case Wild():
+            return [(_entries(part), True)] if part.prefix else []
+        case Phrase():
+            return [(_entries(Word(part.field, query.plain(word))), False) for word in part.words]
+        case Or(parts):
+            return _union(parts)
+        case _:
+            return []
+
+
+def _union(parts: Sequence[Node]) -> list[tuple[Sql, bool]]:
+    each = [_sources(part) for part in parts]
+    if not all(each):
+        return []
+    chosen = [found[0] for found in each]
+    text = " UNION ALL ".join(source.text for source, _ in chosen)
+    params = tuple(value for source, _ in chosen for value in source.params)
+    return [(Sql(text, params), all(exact for _, exact in chosen))]
+
+
+# conditions
+
+
+def condition(node: Node, doc: str) -> Sql:
+    """What is true of a document that fits; `doc` is a column with its id."""
+    match node:
+        case All():
+            return Sql("1 = 1")
+        case And(parts):
+            return _joined(" AND ", (condition(part, doc) for part in parts))
+        case Or(parts):
+            return _joined(" OR ", (condition(part, doc) for part in parts))
+        case Not(part):
+            found = condition(part, doc)
+            return Sql(f"NOT {found.text}", found.params)
+        case _:
+            where = _where(node)
+            return Sql(
+                f"EXISTS (SELECT 1 FROM registry_index_term t WHERE t.doc = {doc} AND {where.text})",  # noqa: S608
+                where.params,
+            )
+
+
+def _all_of(parts: Iterable[Node]) -> Sql:
+    return _joined(" AND ", (condition(part, "x.doc") for part in parts))
+
+
+def _joined(sign: str, parts: Iterable[Sql]) -> Sql:
+    found = list(parts)
+    if not found:
+        return Sql("1 = 1")
+    return Sql(f"({sign.join(part.text for part in found)})", tuple(value for part in found for value in part.params))
+
+
+def _entries(leaf: Leaf) -> Sql:
+    """The documents of all entries that fit; one may come several times, but for a word of one field."""
+    where = _where(leaf)
+    return Sql(f"SELECT t.doc FROM registry_index_term t WHERE {where.text}", where.params)  # noqa: S608
+
+
+def _where(leaf: Leaf) -> Sql:
+    """What is true of an entry that fits: core.query's `fits`."""
+    if leaf.field is None:
+        field = Sql("t.field IN (SELECT f.id FROM registry_index_field f WHERE f.id > 0)")
+    else:
+        field = Sql("t.field = (SELECT f.id FROM registry_index_field f WHERE f.name = ?)", (leaf.field,))
+    fits = _fits(leaf)
+    return Sql(f"{field.text}{' AND ' if fits.text else ''}{fits.text}", field.params + fits.params)
+
+
+def _fits(leaf: Leaf) -> Sql:
+    match leaf:
+        case Exists():
+            return Sql("")
+        case Word():
+            return Sql("t.text = ?", (leaf.text,))
+        case Wild():
+            between = (
+                Sql("t.text >= ? AND t.text < ? AND ", (leaf.prefix, leaf.prefix + _LAST)) if leaf.prefix else Sql("")
+            )
+            return Sql(f"{between.text}t.text LIKE ? ESCAPE '\\' AND {_IS_WORD}", (*between.params, _pattern(leaf)))
+        case Phrase():
+            return Sql("t.text LIKE ? ESCAPE '\\'", (f"%{_escaped(' ' + ' '.join(leaf.words) + ' ')}%",))
+        case Range():
+            return _range(leaf)
+
+
+def _range(leaf: Range) -> Sql:
+    column = "t.number" if leaf.is_numeric else "t.text"
+    tests: list[str] = []
+    bounds: list[Value] = []
+    if leaf.low is not None:
+        tests.append(f"{column} {'>=' if leaf.with_low else '>'} ?")
+        bounds.append(leaf.low)
+    if leaf.high is not None:
+        tests.append(f"{column} {'<=' if leaf.with_high else '<'} ?")
+        bounds.append(leaf.high)
+    tests.append("t.number IS NOT NULL" if leaf.is_numeric else _IS_WORD)
+    return Sql(" AND ".join(tests), tuple(bounds))
+
+
+# The words of a value begin with a space, and what has no word is empty.
+_IS_WORD: Final = "substr(t.text, 1, 1) <> ' ' AND t.text <> ''"
+
+
+def _pattern(leaf: Wild) -> str:
+    signs = {query.STAR: "%", query.MARK: "_"}
+    return "".join(signs.get(piece) or _escaped(piece) for piece in leaf.pattern)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
