@@ -8,7 +8,6 @@ Not here: tags (`aws:ResourceTag` and the like), permission boundaries, resource
 
 import binascii
 import ipaddress
-import math
 import re
 from base64 import b64decode
 from collections.abc import Callable, Mapping
@@ -29,6 +28,8 @@ IOT_LIMIT: Final = 2048  # characters, white space not counted
 IAM_LIMIT: Final = 6144
 ACTION: Final = re.compile(r"\*|[A-Za-z0-9*?-]+:[A-Za-z0-9*?/]+")
 SPACE: Final = re.compile(r"\s+")
+NUMBER: Final = re.compile(r"-?\d{1,15}(\.\d+)?", re.ASCII)
+SECONDS: Final = re.compile(r"\d{1,12}", re.ASCII)
 
 
 class MalformedPolicy(Invalid):
@@ -281,21 +282,18 @@ def literal(pattern: Pattern) -> str:
 
 
 def number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+    """An integer or a decimal, as JSON writes them: not all that Python takes for one (`1_000`, `nan`, ` 1`)."""
+    return float(text) if NUMBER.fullmatch(text) and len(text) < 300 else None
 
 
 def date(text: str) -> float | None:
-    """Seconds since 1970: ISO 8601 (UTC when it names no zone), or the number itself."""
+    """Seconds since 1970: ISO 8601 (UTC when it names no zone), or the number of seconds itself."""
+    if SECONDS.fullmatch(text):  # fromisoformat reads 20250101 as a day; here digits alone are seconds
+        return float(text)
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        return number(text)
-    if re.fullmatch(r"\d+", text):  # fromisoformat reads 20250101 as a day; here digits alone are seconds
-        return number(text)
+        return None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
