@@ -38,9 +38,17 @@ def read_toml(path: Path) -> dict[str, dict[str, object]]:
 
 
 def load(
-    cls: type[T], section: str, *, path: Path | None = None, environ: Mapping[str, str] | None = None, **flags: object
+    cls: type[T],
+    section: str,
+    *,
+    path: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    base: T | None = None,
+    **flags: object,
 ) -> T:
-    """One settings dataclass. A flag that is None counts as not given. Raises BadSetting with file, line and key."""
+    """One settings dataclass. What is not given is as in `base`, or the class's default; a flag that is None counts as not
+    given. Raises BadSetting with file, line and key.
+    """
     assert dataclasses.is_dataclass(cls)
     hints = typing.get_type_hints(cls)
     values: dict[str, object] = {}
@@ -58,7 +66,7 @@ def load(
         if name.startswith(prefix) and key in hints:
             values[key] = _parsed(raw, hints[key], name)
     values.update({key: value for key, value in flags.items() if value is not None})
-    return cls(**values)
+    return cls(**values) if base is None else dataclasses.replace(base, **values)  # type: ignore[type-var]  # asserted above
 
 
 def known_sections(path: Path, sections: Mapping[str, type]) -> None:

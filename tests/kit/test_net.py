@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from marram.core.errors import Unauthenticated, Unavailable
-from marram.kit import net
+from marram.kit import metrics, net
 
 
 def _certificate(folder: Path, name: str, ca: tuple[x509.Certificate, ec.EllipticCurvePrivateKey] | None):
@@ -132,6 +132,14 @@ def both_loops(test: Callable[..., Coroutine[object, object, None]]) -> Callable
     return run
 
 
+def hits(limit: str) -> float:
+    return metrics.counter("marram_limit_hits_total", "", ("limit",)).labels(limit=limit).value
+
+
+def failed() -> float:
+    return metrics.counter("marram_tls_handshakes_total", "", ("outcome",)).labels(outcome="failed").value
+
+
 @both_loops
 async def test_tls_both_sides_and_a_large_body(pki: Path, pool: ThreadPoolExecutor) -> None:
     seen: list[Echo] = []
@@ -176,7 +184,14 @@ async def test_plain(pool: ThreadPoolExecutor) -> None:
 @both_loops
 async def test_a_client_of_another_ca_is_refused(pki: Path, pool: ThreadPoolExecutor) -> None:
     context = server_context(pki)
-    server = await net.serve("127.0.0.1", 0, Echo, tls=lambda: context, handshakes=pool)
+    chosen: list[net.PeerInfo] = []
+
+    def choose(peer: net.PeerInfo) -> asyncio.Protocol:
+        chosen.append(peer)
+        return Echo(peer)
+
+    before = failed()
+    server = await net.serve("127.0.0.1", 0, choose, tls=lambda: context, handshakes=pool)
     try:  # in TLS 1.3 the client may learn of it after its own handshake is done
         _, client = await net.connect(
             "127.0.0.1", server.port, Collect, tls=client_context(pki, "stranger"), server_hostname="localhost"
@@ -185,6 +200,7 @@ async def test_a_client_of_another_ca_is_refused(pki: Path, pool: ThreadPoolExec
         pass
     else:
         await asyncio.wait_for(client.lost.wait(), 5)
+    assert chosen == [] and failed() == before + 1
     server.close()
 
 
@@ -214,22 +230,111 @@ async def test_plain_bytes_on_a_tls_port_are_closed(pki: Path, pool: ThreadPoolE
 @both_loops
 async def test_a_silent_peer_is_closed_at_the_deadline(pki: Path, pool: ThreadPoolExecutor) -> None:
     context = server_context(pki)
-    server = await net.serve("127.0.0.1", 0, Echo, tls=lambda: context, handshakes=pool, handshake_s=0.05)
+    accept = net.Accept(handshake_s=0.05)
+    before, loop = hits("tls_handshake_s"), asyncio.get_running_loop()
+    server = await net.serve("127.0.0.1", 0, Echo, tls=lambda: context, handshakes=pool, accept=accept)
+    began = loop.time()
     _, client = await net.connect("127.0.0.1", server.port, Collect, tls=None)
     await asyncio.wait_for(client.lost.wait(), 5)
+    assert loop.time() - began >= 0.05 and client.data == b""
+    assert hits("tls_handshake_s") == before + 1 and not server._half_open
     server.close()
 
 
 @both_loops
 async def test_half_open_connections_are_limited(pki: Path, pool: ThreadPoolExecutor) -> None:
     context = server_context(pki)
-    server = await net.serve("127.0.0.1", 0, Echo, tls=lambda: context, handshakes=pool, half_open=1)
+    accept = net.Accept(half_open=1)
+    server = await net.serve("127.0.0.1", 0, Echo, tls=lambda: context, handshakes=pool, accept=accept)
     _, first = await net.connect("127.0.0.1", server.port, Collect, tls=None)
     _, second = await net.connect("127.0.0.1", server.port, Collect, tls=None)
     await asyncio.wait_for(second.lost.wait(), 5)
     assert not first.lost.is_set()
     server.close()
     await asyncio.wait_for(first.lost.wait(), 5)
+
+
+async def from_address(address: str, port: int) -> Collect:
+    loop = asyncio.get_running_loop()
+    _, client = await loop.create_connection(Collect, "127.0.0.1", port, local_addr=(address, 0))
+    return client
+
+
+@both_loops
+async def test_half_open_connections_of_one_address_are_limited(pki: Path, pool: ThreadPoolExecutor) -> None:
+    context = server_context(pki)
+    accept = net.Accept(half_open_per_address=2)
+    before = hits("tls_half_open_per_address")
+    server = await net.serve("127.0.0.1", 0, Echo, tls=lambda: context, handshakes=pool, accept=accept)
+    held = [await from_address("127.0.0.2", server.port) for _ in range(2)]
+    third = await from_address("127.0.0.2", server.port)
+    await asyncio.wait_for(third.lost.wait(), 5)
+    assert hits("tls_half_open_per_address") == before + 1
+    # Another address is not concerned; nor is this one when a place is free again.
+    transport, client = await net.connect(
+        "127.0.0.1", server.port, Collect, tls=client_context(pki), server_hostname="localhost"
+    )
+    transport.write(b"a")
+    assert await client.get(1) == b"a"
+    transport.close()
+    assert not any(each.lost.is_set() for each in held)
+    server.close()
+    for each in held:
+        await asyncio.wait_for(each.lost.wait(), 5)
+    assert server._half_open == {}
+
+
+@both_loops
+async def test_handshakes_of_one_address_have_a_rate(pki: Path, pool: ThreadPoolExecutor) -> None:
+    context = server_context(pki)
+    accept = net.Accept(per_address_per_s=3)
+    before = hits("tls_per_address_per_s")
+    server = await net.serve("127.0.0.1", 0, Echo, tls=lambda: context, handshakes=pool, accept=accept)
+    begun = [await from_address("127.0.0.3", server.port) for _ in range(3)]
+    fourth = await from_address("127.0.0.3", server.port)
+    await asyncio.wait_for(fourth.lost.wait(), 5)
+    assert not any(each.lost.is_set() for each in begun) and hits("tls_per_address_per_s") == before + 1
+    elsewhere = await from_address("127.0.0.4", server.port)
+    assert not elsewhere.lost.is_set()
+    server.close()
+    await asyncio.wait_for(elsewhere.lost.wait(), 5)
+
+
+@both_loops
+async def test_a_changed_context_serves_the_next_handshake(pki: Path, pool: ThreadPoolExecutor) -> None:
+    contexts = [server_context(pki)]
+    server = await net.serve("127.0.0.1", 0, Echo, tls=lambda: contexts[-1], handshakes=pool)
+    first, client = await net.connect(
+        "127.0.0.1", server.port, Collect, tls=client_context(pki), server_hostname="localhost"
+    )
+    stricter = server_context(pki)
+    stricter.minimum_version = ssl.TLSVersion.TLSv1_3
+    contexts.append(stricter)
+    old = client_context(pki)
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises(Unavailable):
+        await net.connect("127.0.0.1", server.port, Collect, tls=old, server_hostname="localhost")
+    first.write(b"still here")
+    assert await client.get(10) == b"still here"
+    first.close()
+    server.close()
+
+
+@both_loops
+async def test_who_only_connects_has_no_tls_state(pki: Path, pool: ThreadPoolExecutor) -> None:
+    asked: list[int] = []
+    context = server_context(pki)
+
+    def tls() -> ssl.SSLContext:
+        asked.append(1)
+        return context
+
+    server = await net.serve("127.0.0.1", 0, Echo, tls=tls, handshakes=pool)
+    idle = [await from_address("127.0.0.5", server.port) for _ in range(5)]
+    assert asked == [] and len(server._shaking) == 5
+    server.close()
+    for each in idle:
+        await asyncio.wait_for(each.lost.wait(), 5)
 
 
 @both_loops

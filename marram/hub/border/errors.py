@@ -127,6 +127,8 @@ _STS: Final[Mapping[Key, Candidates]] = {
     (Invalid, "policy"): ("MalformedPolicyDocumentException", "ValidationError"),
     (Denied, ""): ("AccessDenied",),
     (NotFound, ""): ("ValidationError",),
+    (LimitExceeded, ""): ("ValidationError",),
+    (LimitExceeded, "rate"): ("Throttling",),
     (Unavailable, ""): ("ServiceUnavailable",),
 }
 _SAGEMAKER: Final[Mapping[Key, Candidates]] = {
@@ -150,6 +152,7 @@ _MARRAM: Final[Mapping[Key, Candidates]] = {
     (VersionConflict, ""): ("VersionConflictException",),
     (Conflict, ""): ("ConflictException",),
     (LimitExceeded, ""): ("LimitExceededException",),
+    (LimitExceeded, "rate"): ("ThrottlingException",),
     (Unavailable, ""): ("ServiceUnavailableException",),
 }
 FAULTS: Final[Mapping[str, Mapping[Key, Candidates]]] = {
