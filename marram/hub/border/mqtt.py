@@ -25,9 +25,9 @@ from marram.core.mqtt.packets import (
     Subscribe,
     Unsubscribe,
 )
-from marram.hub.broker import presence
+from marram.hub.broker import codes, presence
 from marram.hub.broker.service import MAX_FILTERS, Broker
-from marram.hub.broker.session import MAX_IN_FLIGHT, MAX_PAYLOAD, MAX_PENDING_BYTES, Link
+from marram.hub.broker.session import MAX_PAYLOAD, MAX_PENDING_BYTES, Link
 from marram.hub.identity.service import Identity, Subject
 from marram.kit import metrics
 from marram.kit.clock import Clock, Entropy, uuid4
@@ -162,7 +162,7 @@ class Connection(asyncio.Protocol):
     """One socket."""
 
     __slots__ = (
-        "_address", "_door", "_ends_ms", "_is_lost", "_link", "_mqtt", "_peer", "_proven", "_reading", "_transport",
+        "_address", "_door", "_ends_ms", "_is_lost", "_is_slowed", "_link", "_mqtt", "_peer", "_proven", "_reading", "_transport",
         "_was_attached",
     )  # fmt: skip
 
@@ -171,11 +171,12 @@ class Connection(asyncio.Protocol):
         self._peer = peer
         self._proven = subject
         self._ends_ms = None if life_ms is None else door.clock.mono_ns() // 1_000_000 + life_ms
-        self._mqtt = ServerConnection()
+        self._mqtt = ServerConnection(checks_format=False)  # AWS has no code for it: it is the receiver's to check
         self._transport: asyncio.Transport | None = None
         self._link: Link | None = None
         self._address = peer.address[0]
         self._is_lost = False
+        self._is_slowed = False
         self._reading = True
         self._was_attached = False
 
@@ -196,6 +197,7 @@ class Connection(asyncio.Protocol):
             return
         self._link = Link(door.broker.core, self, transport, door.tick.dirty, subject)
         self._link.context = {"aws:SourceIp": self._address}
+        self._link.port = self._peer.address[1]
         door.opened(self)
 
     def data_received(self, data: bytes) -> None:
@@ -212,6 +214,8 @@ class Connection(asyncio.Protocol):
             self.end(packets.UNSPECIFIED_ERROR, "internal error", presence.SERVER_ERROR)
         if door.tick.dirty:
             door.tick.touch()
+        if link.rates is not None and link.rates.bytes_in is not None:
+            self._slow_down(link.rates.bytes_in.owe(len(data)))
         broker = door.broker
         if broker.is_overloaded and not link.is_closed:
             broker.pause(link)
@@ -259,7 +263,10 @@ class Connection(asyncio.Protocol):
             return
         log.info("mqtt.disconnected", client=link.client_id, address=self._address, reason=why, code=event)
         if self._was_attached and link.version == V5:
-            link.pending.append(v5.encode(Disconnect(reason, _reason_string(why))))
+            code = codes.disconnect(reason)
+            frame = v5.encode(Disconnect(code, _reason_string(why)))
+            fits = not link.max_packet or len(frame) <= link.max_packet
+            link.pending.append(frame if fits else v5.encode(Disconnect(code)))
         link.flush()
         self._finish(event, will=True)
         self._close()
@@ -275,9 +282,22 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def resume(self) -> None:
-        if not self._reading and self._transport is not None:
+        if not self._reading and not self._is_slowed and self._transport is not None:
             self._reading = True
             self._transport.resume_reading()
+
+    def _slow_down(self, wait_s: float) -> None:
+        """It sent more bytes a second than it may: the next are read when their time has come."""
+        if wait_s > 0 and not self._is_slowed:
+            self._is_slowed = True
+            self.pause()
+            asyncio.get_running_loop().call_later(wait_s, self._read_on)
+
+    def _read_on(self) -> None:
+        self._is_slowed = False
+        link = self._link
+        if link is not None and not link.is_closed:
+            self.resume()
 
     def look(self) -> None:
         """Has the client been silent for one and a half times its keep-alive?"""
@@ -332,7 +352,7 @@ class Connection(asyncio.Protocol):
             if exc.reason == packets.NOT_AUTHORIZED:
                 self._door.broker.connect_failed(link.subject, client_id, self._address)
             if packet.version == V5:
-                link.send(v5.encode(Connack(exc.reason, False, _reason_string(str(exc)))))
+                link.send(v5.encode(Connack(codes.connack(exc.reason), False, _reason_string(str(exc)))))
             else:
                 link.send(v311.encode(Connack(_RETURN_CODES.get(exc.reason, packets.V311_UNAVAILABLE))))
             link.flush()
@@ -392,7 +412,8 @@ class Connection(asyncio.Protocol):
         link.will = packet.will
         link.max_packet = _number(asked, "maximum_packet_size", 0)
         link.explains = _number(asked, "request_problem_information", 1) != 0
-        link.receive_maximum = min(_number(asked, "receive_maximum", 65535), MAX_IN_FLIGHT)
+        link.receive_maximum = _number(asked, "receive_maximum", 65535)
+        link.alias_maximum = min(_number(asked, "topic_alias_maximum", 0), TOPIC_ALIASES)
         keep_alive_s = min(max(packet.keep_alive_s or MAX_KEEP_ALIVE_S, MIN_KEEP_ALIVE_S), MAX_KEEP_ALIVE_S)
         link.keep_alive_ms = keep_alive_s * 1000
         expiry_s = self._expiry_s(packet)
@@ -406,7 +427,7 @@ class Connection(asyncio.Protocol):
         if packet.version == V5:
             given: Properties = {
                 "session_expiry_s": expiry_s,
-                "receive_maximum": MAX_IN_FLIGHT,
+                "receive_maximum": self._door.broker.settings.in_flight,
                 "maximum_qos": 1,
                 "retain_available": 1,
                 "maximum_packet_size": MAX_PACKET,

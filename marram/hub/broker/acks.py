@@ -11,7 +11,7 @@ from typing import Final
 from marram.core.errors import MarramError
 from marram.core.mqtt import packets
 from marram.hub.broker import presence
-from marram.hub.broker.session import MAX_IN_FLIGHT, Ack, Link
+from marram.hub.broker.session import Ack, Link
 from marram.hub.broker.tick import Tick
 from marram.kit.log import logger
 from marram.kit.seglog import Journal
@@ -53,8 +53,10 @@ class Later:
 
 
 class Acks:
-    def __init__(self, tick: Tick, journal: Journal) -> None:
+    def __init__(self, tick: Tick, journal: Journal, in_flight: int) -> None:
+        """`in_flight`: QoS 1 that a client may have sent without a PUBACK."""
         self._tick, self._journal = tick, journal
+        self.in_flight = in_flight
         self._paused: list[Link] = []
 
     def settled(self, ack: Ack, failed: MarramError | None) -> None:
@@ -70,7 +72,7 @@ class Acks:
                 ack.done.settle(ack.failed)
             return
         link.unacked -= 1
-        if self._paused and link.unacked == MAX_IN_FLIGHT // 2:
+        if self._paused and link.unacked == self.in_flight // 2:
             self.resume()
         if link.is_closed:
             return
@@ -92,7 +94,7 @@ class Acks:
                 continue
             ack.left = 0
             link.unacked -= 1
-            if self._paused and link.unacked == MAX_IN_FLIGHT // 2:
+            if self._paused and link.unacked == self.in_flight // 2:
                 self.resume()
             if not link.is_closed:
                 link.acknowledge(ack.packet_id)
@@ -108,9 +110,10 @@ class Acks:
             link.owner.end(reason, why, event)
 
     def too_many(self, link: Link) -> bool:
-        """Over 100 unacknowledged: MQTT 5 ends, 3.1.1 is not read for a while. Whether the message is taken."""
+        """Over `in_flight` unacknowledged: MQTT 5 ends, 3.1.1 is not read for a while. Whether the message is taken."""
         if link.version == packets.V5:
-            link.owner.end(packets.RECEIVE_MAXIMUM_EXCEEDED, "over 100 unacknowledged", presence.CLIENT_ERROR)
+            why = f"over {self.in_flight} unacknowledged"
+            link.owner.end(packets.RECEIVE_MAXIMUM_EXCEEDED, why, presence.CLIENT_ERROR)
             return False
         self.pause(link)
         return True
@@ -128,7 +131,7 @@ class Acks:
         for link in paused:
             if link.is_closed:
                 continue
-            if link.unacked > MAX_IN_FLIGHT // 2:
+            if link.unacked > self.in_flight // 2:
                 self._paused.append(link)
             else:
                 link.owner.resume()

@@ -6,6 +6,7 @@ Not here: plain messages on known topics, which session.py delivers by itself; w
 """
 
 import base64
+from collections.abc import Callable
 from typing import Final
 
 from marram.core import codec
@@ -25,6 +26,7 @@ from marram.hub.broker.tick import Tick
 from marram.kit.clock import Clock
 
 MAX_MESSAGE_EXPIRY_S: Final = 604_800
+Share = Callable[[Group, list[tuple[Session, Subscription]], Message, Entry, list[str]], None]
 OURSELVES: Final = b'{"c":"","p":"marram"'
 
 
@@ -39,13 +41,21 @@ class Delivery:
     ) -> None:
         self._tick, self._clock, self._matching = tick, clock, matching
         self._commits, self._acks, self._retained = commits, acks, retained
+        self._share: Share = _to_nobody
+
+    def share_by(self, share: Share) -> None:
+        """Who gets the messages of shared subscriptions."""
+        self._share = share
 
     def message(self, topic: bytes, payload: bytes, qos: int, encoded: bytes, properties: Properties) -> Message:
         """`encoded`: the properties, for MQTT 5 subscribers."""
         expires_ms = 0
-        expiry_s = properties.get("message_expiry_s")
-        if isinstance(expiry_s, int):
-            expires_ms = self._clock.wall_ms() + min(max(expiry_s, 1), MAX_MESSAGE_EXPIRY_S) * 1000
+        wanted_s = properties.get("message_expiry_s")
+        if isinstance(wanted_s, int):
+            expiry_s = min(max(wanted_s, 1), MAX_MESSAGE_EXPIRY_S)
+            if expiry_s != wanted_s:
+                encoded = v5.write_properties({**properties, "message_expiry_s": expiry_s}, PUBLISH)
+            expires_ms = self._clock.wall_ms() + expiry_s * 1000
         return Message(topic, payload, qos, encoded, False, expires_ms)
 
     def spread(
@@ -63,9 +73,9 @@ class Delivery:
         names: list[str] = []
         if message.qos:
             for link in match.zero4:
-                link.send_zero(message.zero(4))
+                link.send_message(message)
             for link in match.zero5:
-                link.send_zero(message.zero(5))
+                link.send_message(message)
             for session in match.one:
                 session.deliver(message)
             for session in match.durable:
@@ -73,15 +83,15 @@ class Delivery:
                 names.append(session.client_id)
         else:
             for link in match.links4:
-                link.send_zero(message.zero(4))
+                link.send_message(message)
             for link in match.links5:
-                link.send_zero(message.zero(5))
+                link.send_message(message)
         for session, subscription in match.special:
             if subscription.no_local and session is source:
                 continue
             self._send_one(session, subscription, message, entry, names)
-        for group in match.groups:
-            self._send_group(group, message, entry, names)
+        for group, able in match.groups:
+            self._share(group, able, message, entry, names)
         if match.consumers or names:
             self._append(message, match, entry, ack, sender, extra, properties, names)
 
@@ -122,13 +132,13 @@ class Delivery:
         if message.qos:
             session.deliver(message)
         else:
-            link.send_zero(message.zero(link.version))
+            link.send_message(message)
 
     def _send_one(
         self, session: Session, subscription: Subscription, message: Message, entry: Entry, names: list[str]
     ) -> None:
         if message.was_retained and subscription.retain_as_published:
-            message = Message(message.topic, message.payload, message.qos, message.properties, True, message.expires_ms)
+            message = message.as_published()
         if message.qos and subscription.qos:
             if session.is_durable:
                 session.deliver_durable(message, entry)
@@ -136,20 +146,7 @@ class Delivery:
             else:
                 session.deliver(message)
         elif session.link is not None:
-            session.link.send_zero(message.zero(session.link.version))
-
-    def _send_group(self, group: Group, message: Message, entry: Entry, names: list[str]) -> None:
-        """To one member: one that is connected and reads, else for QoS 1 the queue of a persistent one."""
-        topic, members = message.topic.decode(), group.members
-        able = [session for session in members if self._matching.may_receive(session, topic)]
-        chosen = [s for s in able if s.link is not None and not s.link.congested and not s.window.is_full()]
-        if not chosen and message.qos:
-            chosen = [s for s in able if s.is_durable and members[s].qos] or [s for s in able if s.link is not None]
-        if not chosen:
-            return
-        group.turn += 1
-        session = chosen[group.turn % len(chosen)]
-        self._send_one(session, members[session], message, entry, names)
+            session.link.send_message(message)
 
     def _append(
         self,
@@ -193,6 +190,12 @@ def aged(encoded: bytes, expires_ms: int | None, now_ms: int) -> bytes:
     properties = v5.read_properties(Reader(body, 0, len(body)), PUBLISH)
     properties["message_expiry_s"] = max(0, (expires_ms - now_ms + 999) // 1000)
     return v5.write_properties(properties, PUBLISH)
+
+
+def _to_nobody(
+    _group: Group, _able: list[tuple[Session, Subscription]], _message: Message, _entry: Entry, _names: list[str]
+) -> None:
+    """Until somebody knows."""
 
 
 def _nobody(_failed: MarramError | None) -> None:

@@ -15,6 +15,8 @@ from marram.hub.broker.commits import Commits
 from marram.hub.broker.connecting import Connecting
 from marram.hub.broker.feeding import Feeding
 from marram.hub.broker.recovery import Changes
+from marram.hub.broker.sharing import Sharing, is_store
+from marram.hub.broker.states import States
 from marram.hub.broker.tick import Tick
 from marram.kit.clock import Clock
 from marram.kit.db import Db, Tx
@@ -26,6 +28,7 @@ log = logger(__name__)
 TEND_S: Final = 1.0
 CHECKPOINT_S: Final = 10.0
 CHECKPOINT_SESSIONS: Final = 200
+EXPIRED_AT_ONCE: Final = 500
 REPLAY_RECORDS: Final = 2000
 REPLAY_BYTES: Final = 4 << 20
 SESSION_SHARE: Final = 0.5  # of the journal's budget: beyond it sessions lose their oldest messages
@@ -42,9 +45,14 @@ class Housekeeping:
         changes: Changes,
         feeding: Feeding,
         connecting: Connecting,
+        sharing: Sharing,
+        states: States,
+        queue: int,
     ) -> None:
+        """`queue`: messages that wait for a session at most."""
         self._journal, self._db, self._clock, self._tick, self._commits = journal, db, clock, tick, commits
         self._changes, self._feeding, self._connecting = changes, feeding, connecting
+        self._sharing, self._states, self._queue = sharing, states, queue
         self._checkpoint = 0
         self._keepers: dict[str, Callable[[], int]] = {}
 
@@ -64,13 +72,18 @@ class Housekeeping:
         )
         position = self._journal.start if checkpoint is None else checkpoint
         self._journal.check_cursors({"broker": position})
-        replay = recovery.Replay(self._clock.wall_ms())
+        replay = recovery.Replay(self._clock.wall_ms(), self._queue)
         for client_id, stored in rows:
             replay.row(client_id, stored)
         replay.origins.update(origins)
         await self._replay(replay, max(position, self._journal.start))
-        for session in replay.sessions.values():
-            self._connecting.restore(session)
+        for client_id, session in replay.sessions.items():
+            if is_store(client_id):
+                self._sharing.restore(session)
+        for client_id, session in replay.sessions.items():
+            if not is_store(client_id):
+                self._connecting.restore(session)
+        self._sharing.restored()
         self._commits.highest = replay.origins
         self._commits.changed_sources.update(replay.origins)
         self._checkpoint = position
@@ -90,6 +103,8 @@ class Housekeeping:
                 elapsed_s = 0.0
                 try:
                     await self.checkpoint()
+                    await self._db.write(lambda tx: store.delete_expired(tx, EXPIRED_AT_ONCE))
+                    await self._states.forget_old()
                 except Unavailable as exc:
                     log.warning("broker.checkpoint_failed", reason=exc.message)
 
@@ -98,6 +113,7 @@ class Housekeeping:
         self._tick.flush()
         position = self._journal.end
         sessions = [session for session in self._connecting.sessions.values() if session.is_durable]
+        sessions += self._sharing.stores.values()
         rows = [(session.client_id, recovery.body(session, position)) for session in sessions]
         floors = dict.fromkeys([client_id for client_id, _ in rows], position)
         gone = [client_id for client_id in self._changes.floors if client_id not in floors]
@@ -125,7 +141,8 @@ class Housekeeping:
         if journal.bytes_on_disk <= journal.budget_bytes * SESSION_SHARE:
             return
         before = journal.start + (journal.end - journal.start) // 2
-        given_up = sum(self._feeding.give_up(session, before) for session in self._connecting.sessions.values())
+        everybody = [*self._connecting.sessions.values(), *self._sharing.stores.values()]
+        given_up = sum(self._feeding.give_up(session, before) for session in everybody)
         if given_up:
             log.warning("broker.sessions_gave_up", messages=given_up, before=before)
             self._tick.touch()

@@ -1,17 +1,13 @@
 """Lifecycle events: what is published on $aws/events when clients come, go, subscribe.
 
-Source: AWS IoT Developer Guide, "Lifecycle events". The version number counts the connections of a client id and starts
-again after an hour away.
+Source: AWS IoT Developer Guide, "Lifecycle events". Which connection is which, and what became of it, is in states.py.
 """
 
-from collections import OrderedDict
 from typing import Final
 
 from marram.core import codec
 from marram.core.codec import JsonValue
-
-FORGET_MS: Final = 3_600_000
-MAX_KNOWN: Final = 100_000
+from marram.hub.broker.states import ConnectionState
 
 CLIENT: Final = "CLIENT_INITIATED_DISCONNECT"
 CLIENT_ERROR: Final = "CLIENT_ERROR"
@@ -22,52 +18,30 @@ AUTH_ERROR: Final = "AUTH_ERROR"
 KEEP_ALIVE: Final = "MQTT_KEEP_ALIVE_TIMEOUT"
 SERVER: Final = "SERVER_INITIATED_DISCONNECT"
 SERVER_ERROR: Final = "SERVER_ERROR"
+API: Final = "API_INITIATED_DISCONNECT"
 THROTTLED: Final = "THROTTLED"
 WEBSOCKET_TTL: Final = "WEBSOCKET_TTL_EXPIRATION"
+CUSTOMAUTH_TTL: Final = "CUSTOMAUTH_TTL_EXPIRATION"
 
 
 def has_events(client_id: str) -> bool:
     """Client ids with wildcards have no topic to publish on."""
-    return "#" not in client_id and "+" not in client_id and "/" not in client_id
+    return "#" not in client_id and "+" not in client_id
 
 
-class Versions:
-    """The version number of each client id's latest connection; the oldest are forgotten beyond a bound."""
-
-    def __init__(self) -> None:
-        self._known: OrderedDict[str, tuple[int, int]] = OrderedDict()  # (number, when it was last seen)
-
-    def next(self, client_id: str, now_ms: int) -> int:
-        number, seen_ms = self._known.pop(client_id, (-1, now_ms))
-        number = 0 if now_ms - seen_ms > FORGET_MS else number + 1
-        self._known[client_id] = (number, now_ms)
-        if len(self._known) > MAX_KNOWN:
-            self._known.popitem(last=False)
-        return number
-
-    def left(self, client_id: str, now_ms: int) -> int:
-        number = self._known.pop(client_id, (0, 0))[0]
-        self._known[client_id] = (number, now_ms)
-        return number
+def connected(state: ConnectionState) -> tuple[str, bytes]:
+    body = _of(state, "connected", state.connected_ms)
+    body["ipAddress"] = state.address
+    body["versionNumber"] = state.version
+    return f"$aws/events/presence/connected/{state.client_id}", codec.dumps(body)
 
 
-def connected(
-    client_id: str, principal: str, now_ms: int, version: int, session: str, address: str
-) -> tuple[str, bytes]:
-    body = _body(client_id, principal, now_ms, "connected", session)
-    body["ipAddress"] = address
-    body["versionNumber"] = version
-    return f"$aws/events/presence/connected/{client_id}", codec.dumps(body)
-
-
-def disconnected(
-    client_id: str, principal: str, now_ms: int, version: int, session: str, reason: str
-) -> tuple[str, bytes]:
-    body = _body(client_id, principal, now_ms, "disconnected", session)
-    body["clientInitiatedDisconnect"] = reason == CLIENT
-    body["disconnectReason"] = reason
-    body["versionNumber"] = version
-    return f"$aws/events/presence/disconnected/{client_id}", codec.dumps(body)
+def disconnected(state: ConnectionState) -> tuple[str, bytes]:
+    body = _of(state, "disconnected", state.disconnected_ms)
+    body["clientInitiatedDisconnect"] = state.reason == CLIENT
+    body["disconnectReason"] = state.reason
+    body["versionNumber"] = state.version
+    return f"$aws/events/presence/disconnected/{state.client_id}", codec.dumps(body)
 
 
 def connect_failed(client_id: str, principal: str, now_ms: int, session: str, address: str) -> tuple[str, bytes]:
@@ -84,6 +58,13 @@ def subscriptions(
     body = _body(client_id, principal, now_ms, kind, session)
     body["topics"] = list[JsonValue](filters)
     return f"$aws/events/subscriptions/{kind}/{client_id}", codec.dumps(body)
+
+
+def _of(state: ConnectionState, event: str, at_ms: int) -> dict[str, JsonValue]:
+    body = _body(state.client_id, state.principal, at_ms, event, state.session_id)
+    if state.exclusive:
+        body["thingName"] = state.thing
+    return body
 
 
 def _body(client_id: str, principal: str, now_ms: int, event: str, session: str) -> dict[str, JsonValue]:

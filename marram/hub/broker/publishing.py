@@ -16,13 +16,24 @@ from marram.core.segment import KIND_MESSAGE, Record
 from marram.hub.broker import presence
 from marram.hub.broker.acks import Acks
 from marram.hub.broker.commits import Commits
-from marram.hub.broker.delivery import Delivery
+from marram.hub.broker.delivery import Delivery, aged
 from marram.hub.broker.feeding import Feeding
 from marram.hub.broker.matching import Matching
 from marram.hub.broker.recovery import Changes
 from marram.hub.broker.reserved import Reserved
 from marram.hub.broker.route import Match
-from marram.hub.broker.session import MAX_IN_FLIGHT, MAX_PAYLOAD, MAX_ROUTES, Ack, Entry, Link, Session
+from marram.hub.broker.session import (
+    MAX_PAYLOAD,
+    MAX_ROUTES,
+    Ack,
+    Entry,
+    Lent,
+    Link,
+    Message,
+    Session,
+    Waiting,
+    dropped,
+)
 from marram.hub.broker.tick import Tick
 from marram.kit import metrics
 
@@ -30,6 +41,8 @@ MRM_SEQ: Final = "mrm-seq"
 MAX_NUMBER_TEXT: Final = 200
 
 _repeats: Final = metrics.counter("marram_mqtt_repeats_total", "Repeats of numbered messages, dropped").labels()
+_expired: Final = dropped.labels(reason="expired")
+_discarded: Final = metrics.counter("marram_mqtt_discarded_total", "Publishes over a connection's rate").labels()
 
 
 class Publishing:
@@ -89,7 +102,7 @@ class Publishing:
         if qos:
             ack = Ack(link, packet_id, 1)
             link.unacked += 1
-            if link.unacked > MAX_IN_FLIGHT and not self._acks.too_many(link):
+            if link.unacked > self._acks.in_flight and not self._acks.too_many(link):
                 return
         entry = Entry()
         extra: JsonObject = {}
@@ -100,7 +113,7 @@ class Publishing:
         if flags & 1:
             self._delivery.retain(message, ack)
         if match.is_reserved:
-            self._reserved.hand_over(link, match.topic, message.payload, ack)
+            self._reserved.hand_over(link.client_id, link.subject, match.topic, message.payload, ack)
         if ack is not None:
             self._acks.settled(ack, None)
         self._tick.touch()
@@ -110,7 +123,7 @@ class Publishing:
     ) -> None:
         ack = Ack(link, packet_id, 1)
         link.unacked += 1
-        if link.unacked > MAX_IN_FLIGHT:
+        if link.unacked > self._acks.in_flight:
             self._acks.too_many(link)  # what was delivered is appended all the same
         tick = self._tick
         record = Record(KIND_MESSAGE, 0, tick.wall_ms(), topic, link.meta + match.meta_one, payload)
@@ -120,12 +133,39 @@ class Publishing:
             entry.ack = ack
             tick.add(record, entry)
 
-    def acknowledged(self, session: Session, entry: Entry | None) -> None:
-        if entry is not None and entry.offset >= 0:
-            self._changes.acked(session.client_id, entry.offset)
+    def acknowledged(self, session: Session, waiting: Waiting) -> None:
+        if isinstance(waiting, Entry):
+            if waiting.offset >= 0:
+                self._changes.acked(session.client_id, waiting.offset)
+        elif isinstance(waiting, Lent):
+            store = waiting.store
+            if store.lent is not None:
+                store.lent.discard(waiting)
+                if waiting.entry.offset >= 0:
+                    self._changes.acked(store.client_id, waiting.entry.offset)
+        elif waiting is not None:
+            waiting.done(True)
         if session.queue:
             self._feeding.drain(session)
+        if session.groups is not None:
+            for group in session.groups:
+                if group.store is not None and group.store.queue:
+                    self._feeding.drain(group.store)
         self._tick.touch()
+
+    def discarded(self, link: Link, flags: int, packet_id: int) -> None:
+        _discarded.inc()
+        if packet_id and link.version == packets.V5:
+            link.acknowledge(packet_id, packets.QUOTA_EXCEEDED, "more publishes a second than a connection may send")
+            self._tick.touch()
+
+    def fresh(self, message: Message) -> Message | None:
+        now_ms = self._tick.wall_ms()
+        if message.expires_ms <= now_ms:
+            _expired.inc()
+            return None
+        properties = aged(message.properties, message.expires_ms, now_ms)
+        return Message(message.topic, message.payload, message.qos, properties, message.retain, message.expires_ms)
 
     def too_large(self, link: Link, size: int) -> None:
         why = f"PAYLOAD_LIMIT_EXCEEDED: {size} bytes, the limit is {MAX_PAYLOAD}"

@@ -12,7 +12,7 @@ from marram.core.codec import JsonObject, JsonValue
 from marram.core.errors import Corrupt
 from marram.core.segment import KIND_SESSION, Record
 from marram.hub.broker.route import Subscription
-from marram.hub.broker.session import MAX_QUEUE, Ack, Entry, Session
+from marram.hub.broker.session import Ack, Entry, Session
 from marram.hub.broker.tick import Tick
 from marram.hub.identity.service import Kind, Subject
 from marram.kit.clock import Clock
@@ -23,6 +23,7 @@ SUBSCRIBED: Final = "s"
 UNSUBSCRIBED: Final = "u"
 ACKED: Final = "a"
 LEFT: Final = "l"
+KINDS: Final[tuple[Kind, ...]] = ("key", "role", "service")
 
 
 def record(changes: Sequence[list[JsonValue]], now_ms: int) -> Record:
@@ -94,7 +95,9 @@ class Changes:
 class Replay:
     """Rebuilds sessions and origins. Feed rows, then records in order; `sessions` is the outcome, all of them offline."""
 
-    def __init__(self, now_ms: int) -> None:
+    def __init__(self, now_ms: int, limit: int) -> None:
+        """`limit`: messages that a queue holds."""
+        self._limit = limit
         self.sessions: dict[str, Session] = {}
         self.origins: dict[str, int] = {}
         self._complete: dict[str, int] = {}
@@ -137,10 +140,10 @@ class Replay:
         """Take out what was acknowledged, and only then what is over the limit: else it were the newest that is lost."""
         for client_id, session in self.sessions.items():
             acked = self._acked.get(client_id, set())
-            if acked or len(session.queue) > MAX_QUEUE:
+            if acked or len(session.queue) > self._limit:
                 left = [offset for offset in session.queue if offset not in acked]
                 session.queue.clear()
-                session.queue.extend(left[:MAX_QUEUE])
+                session.queue.extend(left[: self._limit])
 
     def _apply(self, kind: str, client_id: str, rest: list[JsonValue]) -> None:
         session = self.sessions.get(client_id)
@@ -172,7 +175,10 @@ class Replay:
 
 def _session(client_id: str, version: JsonValue, expiry_s: JsonValue, principal: JsonValue, kind: JsonValue) -> Session:
     assert isinstance(version, int) and isinstance(expiry_s, int) and isinstance(principal, str)
-    subject_kind: Kind = "key" if kind == "key" else "role" if kind == "role" else "certificate"
+    subject_kind: Kind = "certificate"
+    for known in KINDS:
+        if kind == known:
+            subject_kind = known
     # Epoch -1: whoever uses it has it refreshed first; until then it may nothing.
     subject = Subject(kind=subject_kind, principal=principal, arn="", client_id=client_id, epoch=-1)
     return Session(client_id, version, expiry_s, subject)

@@ -12,7 +12,7 @@ from typing import Final
 from marram.core.errors import MarramError, Unavailable
 from marram.core.topic import Templates
 from marram.hub import slice as declared
-from marram.hub.broker.session import Ack, Link, dropped
+from marram.hub.broker.session import Ack, dropped
 from marram.hub.identity.service import Subject
 from marram.hub.slice import TopicMessage
 from marram.kit.clock import Clock
@@ -91,7 +91,7 @@ class Reserved:
         if found is not None:
             await found[0](self._message(topic, found[1], payload, subject, client_id))
 
-    def hand_over(self, link: Link, topic: str, payload: bytes, ack: Ack | None) -> None:
+    def hand_over(self, client_id: str, subject: Subject, topic: str, payload: bytes, ack: Ack | None) -> None:
         """For a client: behind what it sent before."""
         found = self._handlers.match(topic)
         if found is None:
@@ -99,8 +99,8 @@ class Reserved:
         if ack is not None:
             ack.left += 1
         is_at_once = found[0] in self._at_once
-        in_flight = self._in_flight.get(link.client_id, 0) + 1 if is_at_once else 1
-        message = self._message(topic, found[1], payload, link.subject, link.client_id, in_flight)
+        in_flight = self._in_flight.get(client_id, 0) + 1 if is_at_once else 1
+        message = self._message(topic, found[1], payload, subject, client_id, in_flight)
         job = _Job(found[0], message, ack)
         try:
             if self._group is None or self._running >= MAX_AT_ONCE:
@@ -108,7 +108,7 @@ class Reserved:
             if is_at_once:
                 self._begin(job)
                 return
-            self._lanes[hash(link.client_id) % LANES].put_nowait(job)
+            self._lanes[hash(client_id) % LANES].put_nowait(job)
         except asyncio.QueueFull:
             _full.inc()
             if ack is not None:

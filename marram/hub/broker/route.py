@@ -32,15 +32,36 @@ class Subscription:
 
 
 class Group:
-    """A shared subscription: name and filter. Members take turns."""
+    """A shared subscription: name and filter. `store` is its queue, while it has a member with a persistent session."""
 
-    __slots__ = ("filter", "members", "name", "turn")
+    __slots__ = ("_everybody", "filter", "members", "name", "store")
 
     def __init__(self, name: str, text: str) -> None:
         self.name = name
         self.filter = text
         self.members: dict[Session, Subscription] = {}
-        self.turn = 0
+        self.store: Session | None = None
+        self._everybody: list[tuple[Session, Subscription]] | None = None
+
+    @property
+    def text(self) -> str:
+        """The subscription as its members write it; also the name of its queue: no client id begins with $."""
+        return f"{topics.SHARE}{self.name}/{self.filter}"
+
+    @property
+    def everybody(self) -> "list[tuple[Session, Subscription]]":
+        """The members as one list, the same until they change: matches hold it."""
+        if self._everybody is None:
+            self._everybody = list(self.members.items())
+        return self._everybody
+
+    def put(self, session: "Session", subscription: Subscription) -> None:
+        self.members[session] = subscription
+        self._everybody = None
+
+    def remove(self, session: "Session") -> bool:
+        self._everybody = None
+        return self.members.pop(session, None) is not None
 
 
 class Match:
@@ -67,7 +88,7 @@ class Match:
         self.one: list[Session] = []
         self.durable: list[Session] = []
         self.special: list[tuple[Session, Subscription]] = []
-        self.groups: list[Group] = []
+        self.groups: list[tuple[Group, list[tuple[Session, Subscription]]]] = []  # and the members that may get it
         self.consumers: tuple[str, ...] = ()
         self.is_picky = False  # somebody takes packets of a certain size only
         self.is_reserved = False  # a handler wants it
@@ -84,7 +105,7 @@ class Match:
             self.special.append((session, subscription))
             return
         if link is not None:
-            self.is_picky = self.is_picky or link.max_packet > 0
+            self.is_picky = self.is_picky or link.is_picky
             (self.links5 if link.version == 5 else self.links4).append(link)
             if not subscription.qos:
                 (self.zero5 if link.version == 5 else self.zero4).append(link)
@@ -116,30 +137,35 @@ class Router:
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def subscribe(self, session: "Session", subscription: Subscription) -> None:
+    def subscribe(self, session: "Session", subscription: Subscription) -> Group | None:
+        """Returns the shared subscription, where it is one."""
         share = topics.parse_share(subscription.filter)
         if share is None:
             self._sessions.put(subscription.filter, session, subscription)
             self.changed(subscription.filter)
-            return
+            return None
         group = self._groups.get(share[1]).get(share)
         if group is None:
             group = Group(share[0], share[1])
             self._groups.put(share[1], share, group)
-        group.members[session] = subscription
+        group.put(session, subscription)
         self.changed(share[1])
+        return group
 
-    def unsubscribe(self, session: "Session", text: str) -> None:
+    def unsubscribe(self, session: "Session", text: str) -> Group | None:
+        """Returns the shared subscription that it left."""
         share = topics.parse_share(text)
         if share is None:
             self._sessions.remove(text, session)
             self.changed(text)
-            return
+            return None
         group = self._groups.get(share[1]).get(share)
-        if group is not None and group.members.pop(session, None) is not None:
-            if not group.members:
-                self._groups.remove(share[1], share)
-            self.changed(share[1])
+        if group is None or not group.remove(session):
+            return None
+        if not group.members:
+            self._groups.remove(share[1], share)
+        self.changed(share[1])
+        return group
 
     def known(self, topic: str) -> Match | None:
         return self._matches.get(topic)

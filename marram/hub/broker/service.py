@@ -12,24 +12,28 @@ from typing import Final
 
 from marram.core import topic as topics
 from marram.core.codec import JsonObject, JsonValue
-from marram.core.errors import Denied, Invalid, LimitExceeded, MarramError, Unavailable
+from marram.core.errors import Denied, Invalid, LimitExceeded, MarramError, NotFound, Unavailable
 from marram.core.mqtt import v5
 from marram.core.mqtt.packets import PUBLISH, Properties, Subscribe, Unsubscribe
 from marram.core.segment import Origin
 from marram.hub.broker import store
 from marram.hub.broker.acks import UNSYNCED_BYTES, Acks, Awaited
 from marram.hub.broker.commits import Commits
-from marram.hub.broker.connecting import Connecting, Settings
+from marram.hub.broker.connecting import Connecting
 from marram.hub.broker.delivery import Delivery, head
 from marram.hub.broker.feeding import Feeding
 from marram.hub.broker.housekeeping import Housekeeping
 from marram.hub.broker.matching import NOTHING, Matching
 from marram.hub.broker.publishing import Publishing
+from marram.hub.broker.rates import HubRates
 from marram.hub.broker.recovery import Changes
 from marram.hub.broker.reserved import Reserved
 from marram.hub.broker.retained import RetainedMessages
-from marram.hub.broker.session import MAX_PAYLOAD, Ack, Entry, Link, Message
-from marram.hub.broker.store import Retained
+from marram.hub.broker.session import MAX_PAYLOAD, Ack, Asked, Entry, Link, Message
+from marram.hub.broker.settings import Settings
+from marram.hub.broker.sharing import Sharing
+from marram.hub.broker.states import ConnectionChanged, Index, States
+from marram.hub.broker.store import ConnectionState, Retained
 from marram.hub.broker.subscribing import MAX_FILTERS, Subscribing
 from marram.hub.broker.tick import Tick
 from marram.hub.broker.wills import Wills
@@ -41,7 +45,7 @@ from marram.kit.db import Db
 from marram.kit.log import logger
 from marram.kit.seglog import Journal
 
-__all__ = ["MAX_FILTERS", "Broker", "Settings"]
+__all__ = ["MAX_FILTERS", "Broker", "ConnectionChanged", "ConnectionState", "Settings"]
 
 log = logger(__name__)
 
@@ -63,9 +67,10 @@ class Broker:
         settings: Settings | None = None,
     ) -> None:
         self._journal, self._db, self._identity, self._clock = journal, db, identity, clock
+        self.settings = settings = settings or Settings()
         # In the order in which they know each other; `changes` before `commits`: what a turn acknowledged is appended with it.
         self.tick = tick = Tick(clock)
-        self._acks = acks = Acks(tick, journal)
+        self._acks = acks = Acks(tick, journal, settings.in_flight)
         self._reserved = Reserved(clock, acks.settled)
         self._matching = matching = Matching(identity, self._reserved)
         changes = Changes(tick, clock)
@@ -74,13 +79,20 @@ class Broker:
         self._retained = RetainedMessages(db)
         self._delivery = delivery = Delivery(tick, clock, matching, commits, acks, self._retained)
         self.core = Publishing(tick, matching, delivery, commits, acks, self._reserved, feeding, changes)
-        self._subscribing = Subscribing(tick, clock, identity, matching.router, delivery, changes)
-        wills = Wills(tick, identity, matching, delivery)
-        self._connecting = connecting = Connecting(
-            tick, clock, entropy, identity, matching.router, delivery, feeding, changes, self._subscribing, wills,
-            settings or Settings(),
+        sharing, rates = Sharing(entropy, changes, feeding, settings), HubRates(clock, settings)
+        delivery.share_by(sharing.spread)
+        self._subscribing = Subscribing(
+            tick, clock, identity, matching.router, delivery, changes, sharing, rates, settings
         )  # fmt: skip
-        self._housekeeping = Housekeeping(journal, db, clock, tick, commits, changes, feeding, connecting)
+        wills = Wills(tick, identity, matching, delivery, self._reserved)
+        self._states = states = States(db, clock, bus)
+        self._connecting = connecting = Connecting(
+            tick, clock, entropy, identity, matching, delivery, feeding, changes, self._subscribing, wills, sharing, states,
+            rates, settings,
+        )  # fmt: skip
+        self._housekeeping = Housekeeping(
+            journal, db, clock, tick, commits, changes, feeding, connecting, sharing, states, settings.queue
+        )
         self.sessions, self.links = connecting.sessions, connecting.links
         bus.subscribe(PrincipalChanged, connecting.principal_changed)
         journal.on_synced(self._synced)
@@ -109,6 +121,10 @@ class Broker:
         """The journal may be trimmed below this offset, as far as the broker is concerned."""
         return self._housekeeping.position
 
+    def use_index(self, index: Index) -> None:
+        """Where the state of things' connections is to be found by search."""
+        self._states.use_index(index)
+
     # life
 
     async def start(self) -> None:
@@ -118,14 +134,17 @@ class Broker:
 
     async def run(self) -> None:
         """Reserved topics, retained messages, checkpoints, expiry. Returns when cancelled."""
+        self._connecting.orphans()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._reserved.run(), name="broker-reserved")
             group.create_task(self._retained.run(), name="broker-retained")
+            group.create_task(self._states.run(), name="broker-states")
             group.create_task(self._housekeeping.run(self.tend), name="broker-housekeeping")
 
     async def stop(self) -> None:
         """Write the checkpoint. Links are closed by the door, before."""
         self.tick.flush()
+        await self._states.write()
         try:
             await self.checkpoint()
         except MarramError as exc:  # the journal has it all: the next start replays
@@ -225,7 +244,7 @@ class Broker:
         if qos:
             session.deliver(message)
         else:
-            link.send_zero(message.zero(link.version))
+            link.send_message(message)
         self.tick.touch()
         return True
 
@@ -234,6 +253,68 @@ class Broker:
 
     async def retained_page(self, after: str, limit: int) -> list[Retained]:
         return await self._db.read(lambda tx: store.retained_page(tx, after, limit))
+
+    # clients, by their id
+
+    def connection(self, client_id: str) -> ConnectionState | None:
+        """The last connection of a client; None when nobody has heard of it."""
+        return self._states.get(client_id)
+
+    def subscriptions(self, client_id: str) -> list[tuple[str, int]]:
+        """(filter, QoS) of its session, in order. Raises NotFound when it has none."""
+        session = self.sessions.get(client_id)
+        if session is None:
+            raise NotFound(f"client {client_id} is not connected and has no session", client_id=client_id)
+        return sorted((made.filter, made.qos) for made in session.subscriptions.values())
+
+    def disconnect(self, client_id: str, *, clean: bool = False, will: bool = True) -> None:
+        """Put a client out. `clean`: its session ends. `will`: its will is sent. Raises NotFound when it has neither."""
+        if not self._connecting.end(client_id, clean=clean, will=will):
+            raise NotFound(f"client {client_id} is not connected and has no session", client_id=client_id)
+
+    async def send_direct(
+        self,
+        client_id: str,
+        topic: str,
+        payload: bytes,
+        *,
+        properties: Mapping[str, object] | None = None,
+        confirm_s: float | None = None,
+    ) -> None:
+        """A message to one client, whatever it subscribes to. `confirm_s`: with QoS 1, and wait so long for its PUBACK.
+
+        Raises NotFound when it is not connected, Denied when it may not receive the topic, Invalid for the topic,
+        LimitExceeded for the payload, or when the client has no room; Unavailable without a PUBACK in time.
+        """
+        topics.check_name(topic)
+        if len(payload) > MAX_PAYLOAD:
+            raise LimitExceeded(f"payload of {len(payload)} bytes; the limit is {MAX_PAYLOAD}", limit=MAX_PAYLOAD)
+        link = self.links.get(client_id)
+        if link is None or link.session is None:
+            raise NotFound(f"client {client_id} is not connected", client_id=client_id)
+        session = link.session
+        if not self._matching.may_receive(session, topic):
+            raise Denied(f"iot:Receive on {topic} is not allowed to client {client_id}", topic=topic)
+        given: Properties = dict(properties) if properties else {}  # type: ignore[arg-type]  # checked by the encoder
+        encoded = v5.write_properties(given, PUBLISH)
+        message = Message(topic.encode(), payload, 0 if confirm_s is None else 1, encoded)
+        if confirm_s is None:
+            link.send_message(message)
+            self.tick.touch()
+            return
+        if not session.has_room:
+            raise LimitExceeded(f"client {client_id} does not acknowledge what it has", kind="rate")
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        session.ask(message, Asked(lambda came: None if future.done() else future.set_result(came)))
+        self.tick.flush()
+        try:
+            async with asyncio.timeout(confirm_s):
+                came = await future
+        except TimeoutError as exc:
+            why = f"client {client_id} did not acknowledge within {confirm_s:g} s"
+            raise Unavailable(why, kind="timeout") from exc
+        if not came:
+            raise Unavailable(f"client {client_id} left before it acknowledged", kind="timeout")
 
     # what the door asks; each link asks `core`
 
@@ -279,9 +360,7 @@ class Broker:
         session = link.session
         if session is not None:
             session.drain_memory()
-            if session.queue:
-                self._feeding.drain(session)
-            self.tick.touch()
+            self.core.acknowledged(session, None)
 
     def _synced(self, _synced: int) -> None:
         """After `commits`, which hears it first."""

@@ -3,19 +3,21 @@
 A `Link` is the sink of the connection's parser, and the hot path: a PUBLISH whose topic was met before goes from here into
 the pending bytes of every subscriber without leaving this file. Bytes are written once a tick, by the broker.
 A durable session's queue is a list of journal offsets; a session that ends with its connection waits in memory, bounded.
+The queue of a shared subscription is such a session too, without a client: its messages are lent to members (sharing.py).
 mypyc compiles this module. Not here: matching (route.py), the journal, sockets.
 """
 
 from collections import deque
-from collections.abc import Mapping
-from typing import Final, Protocol
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol, TypeAlias
 
 from marram.core.errors import MarramError
 from marram.core.mqtt import packets, v5
 from marram.core.mqtt.connection import HAS_PROPERTIES
 from marram.core.mqtt.packets import V5, Packet, Puback, Will
 from marram.core.mqtt.session import Window
-from marram.hub.broker.route import Match, Subscription
+from marram.hub.broker.rates import LinkRates
+from marram.hub.broker.route import Group, Match, Subscription
 from marram.hub.identity.service import Subject
 from marram.kit import metrics
 
@@ -24,15 +26,17 @@ MAX_IN_FLIGHT: Final = 100
 MAX_PENDING: Final = 1000  # messages in one tick; more are written at once
 MAX_PENDING_BYTES: Final = 1 << 20
 MAX_ROUTES: Final = 1024  # topics a connection has a verdict for
-MAX_QUEUE: Final = 10_000
 MAX_MEMORY: Final = 1000
 MAX_MEMORY_BYTES: Final = 1 << 20
 PUBACK: Final = b"\x40\x02"
+ALIAS: Final = b"\x23"  # MQTT 5.0, 2.2.2.2
+ALIAS_BYTES: Final = 3
 
 dropped: Final = metrics.counter("marram_mqtt_dropped_total", "Messages not delivered to one subscriber", ("reason",))
 _slow: Final = dropped.labels(reason="slow subscriber")
 _too_large: Final = dropped.labels(reason="over the client's packet size")
 _full: Final = dropped.labels(reason="queue full")
+_over: Final = dropped.labels(reason="over the rate")
 
 
 class Wire(Protocol):
@@ -54,7 +58,14 @@ class Core(Protocol):
         self, link: "Link", match: Match, frame: bytes, flags: int, packet_id: int, payload_at: int
     ) -> None: ...
 
-    def acknowledged(self, session: "Session", entry: "Entry | None") -> None: ...
+    def acknowledged(self, session: "Session", waiting: "Waiting") -> None:
+        """The session has room for more; `waiting` is what was acknowledged."""
+
+    def discarded(self, link: "Link", flags: int, packet_id: int) -> None:
+        """A PUBLISH over the rate."""
+
+    def fresh(self, message: "Message") -> "Message | None":
+        """A message that waited, with the expiry that is left; None when it has expired."""
 
     def append(
         self, link: "Link", match: Match, topic: bytes, payload: bytes, packet_id: int, entry: "Entry | None"
@@ -137,6 +148,10 @@ class Message:
         at += 2 + len(self.topic)
         return frame[:at] + packets.u16(packet_id) + frame[at + 2 :]
 
+    def as_published(self) -> "Message":
+        """With the RETAIN that its publisher asked for: what a subscription with Retain As Published gets."""
+        return Message(self.topic, self.payload, self.qos, self.properties, True, self.expires_ms)
+
 
 class Entry:
     """A record on its way into the journal; `offset` is -1 until the tick ends, and stays so when it was refused."""
@@ -150,6 +165,28 @@ class Entry:
         self.acks: list[Ack] | None = None  # who else does: senders of repeats
         self.source = ""  # a source that numbers its messages, and its highest position before this one
         self.previous = 0
+
+
+class Lent:
+    """A message from the queue of a shared subscription, on its way to one member."""
+
+    __slots__ = ("entry", "store")
+
+    def __init__(self, entry: Entry, store: "Session") -> None:
+        self.entry = entry
+        self.store = store
+
+
+class Asked:
+    """A message that somebody waits for to be acknowledged (SendDirectMessage). False: the connection ended before."""
+
+    __slots__ = ("done",)
+
+    def __init__(self, done: "Callable[[bool], None]") -> None:
+        self.done = done
+
+
+Waiting: TypeAlias = Entry | Lent | Asked | None
 
 
 class Ack:
@@ -173,9 +210,9 @@ class Link:
     """A live connection. Made by the door; the broker gives it a session."""
 
     __slots__ = (
-        "client_id", "congested", "connected_ms", "context", "core", "dirty", "explains", "is_closed", "keep_alive_ms",
-        "max_packet", "meta", "number", "owner", "pending", "receive_maximum", "routes", "session", "subject", "unacked", "version",
-        "will", "wire",
+        "alias_maximum", "aliases", "client_id", "congested", "connected_ms", "context", "core", "dirty", "explains", "is_closed",
+        "keep_alive_ms", "max_packet", "meta", "number", "owner", "pending", "port", "rates", "receive_maximum", "routes", "session",
+        "subject", "unacked", "version", "will", "wire",
     )  # fmt: skip
 
     def __init__(self, core: Core, owner: Owner, wire: Wire, dirty: "list[Link]", subject: Subject) -> None:
@@ -200,10 +237,23 @@ class Link:
         self.unacked = 0  # QoS 1 from the client that wait for their PUBACK
         self.keep_alive_ms = 0
         self.connected_ms = 0
+        self.port = 0  # of the client
         self.will: Will | None = None
+        self.rates: LinkRates | None = None  # None: no rate is on
+        self.alias_maximum = 0  # topic aliases that the client takes
+        self.aliases: dict[bytes, int] | None = None  # those it was told
 
     def __repr__(self) -> str:
         return f"Link({self.client_id!r}, version={self.version}, closed={self.is_closed})"
+
+    @property
+    def is_picky(self) -> bool:
+        """Messages for it are made one by one: it takes packets of a certain size, topic aliases, a certain rate."""
+        return (
+            self.max_packet > 0
+            or self.alias_maximum > 0
+            or (self.rates is not None and self.rates.delivery is not None)
+        )
 
     # the sink of the parser
 
@@ -213,6 +263,10 @@ class Link:
         size = len(frame) - payload_at
         if size > MAX_PAYLOAD:
             core.too_large(self, size)
+            return
+        rates = self.rates
+        if rates is not None and rates.publish is not None and not rates.publish.take():
+            core.discarded(self, flags, packet_id)
             return
         match = self.routes.get(topic)
         if match is None or not match.valid:
@@ -284,11 +338,11 @@ class Link:
         session = self.session
         if session is None or packet_id not in session.window:
             return  # a late or doubled PUBACK: nothing waits for it
-        entry = session.window.done(packet_id)
+        waiting = session.window.done(packet_id)
         if session.memory:
             session.drain_memory()
-        if entry is not None or session.queue:
-            self.core.acknowledged(session, entry)
+        if waiting is not None or session.queue or session.groups is not None:
+            self.core.acknowledged(session, waiting)
 
     def packet(self, packet: Packet) -> None:
         self.owner.packet(packet)
@@ -319,6 +373,39 @@ class Link:
             pending = self.pending
         pending.append(frame)
 
+    def send_message(self, message: Message) -> None:
+        """A message with QoS 0, whatever this client is picky about."""
+        rates = self.rates
+        if rates is not None and not self.congested and not rates.may_deliver():
+            _over.inc()
+            return
+        if self.alias_maximum and not self.congested:
+            self.send_zero(self.aliased(message, 0, 0))
+        else:
+            self.send_zero(message.zero(self.version))
+
+    def aliased(self, message: Message, qos: int, packet_id: int) -> bytes:
+        """The frame for a client of MQTT 5 that takes topic aliases: the first topics get one, and keep it."""
+        aliases, topic = self.aliases, message.topic
+        if aliases is None:
+            aliases = self.aliases = {}
+        number = aliases.get(topic)
+        if number is None and len(aliases) < self.alias_maximum and len(topic) > ALIAS_BYTES:
+            number = len(aliases) + 1
+            frame = packets.publish_frame(
+                V5, topic, message.payload, qos, packet_id, message.retain, False,
+                ALIAS + packets.u16(number) + message.properties,
+            )  # fmt: skip
+            if not self.max_packet or len(frame) <= self.max_packet:
+                aliases[topic] = number
+                return frame
+        elif number is not None:
+            return packets.publish_frame(
+                V5, b"", message.payload, qos, packet_id, message.retain, False,
+                ALIAS + packets.u16(number) + message.properties,
+            )  # fmt: skip
+        return message.one(V5, packet_id) if qos else message.zero(V5)
+
     def flush(self) -> None:
         """One write for all that is pending. The link stays in `dirty` until the tick's end; an empty flush does nothing."""
         pending = self.pending
@@ -346,8 +433,8 @@ class Session:
     """The state of a client id. `expiry_s` 0: it ends with its connection."""
 
     __slots__ = (
-        "client_id", "expires_ms", "expiry_s", "joining", "link", "lost", "memory", "memory_bytes", "number", "principal", "queue",
-        "subject", "subscriptions", "version", "window",
+        "client_id", "expires_ms", "expiry_s", "group", "groups", "is_noted", "joining", "lent", "limit", "link", "lost", "memory",
+        "memory_bytes", "principal", "queue", "subject", "subscriptions", "told", "version", "window",
     )  # fmt: skip
 
     def __init__(self, client_id: str, version: int, expiry_s: int, subject: Subject) -> None:
@@ -358,13 +445,19 @@ class Session:
         self.principal = subject.principal
         self.subscriptions: dict[str, Subscription] = {}
         self.link: Link | None = None
-        self.window: Window[Entry | None] = Window(MAX_IN_FLIGHT)
+        self.window: Window[Waiting] = Window(MAX_IN_FLIGHT)  # until its first connection
         self.queue: deque[int] = deque()  # offsets to send, oldest first
+        self.limit = 0  # of the queue
         self.joining = 0  # messages of this tick that will join the queue
-        self.memory: deque[Message] = deque()
+        self.memory: deque[Message] | None = None  # made when it is needed: an empty one is 700 bytes
         self.memory_bytes = 0
         self.expires_ms = 0  # wall clock; 0 while it is connected
         self.lost = 0
+        self.told = 0  # of those that were lost, how many were reported
+        self.is_noted = False  # the journal or the checkpoint has a beginning of it
+        self.groups: list[Group] | None = None  # shared subscriptions it is a member of
+        self.group: Group | None = None  # this is the queue of a shared subscription
+        self.lent: set[Lent] | None = None  # of that queue: what is with members
 
     def __repr__(self) -> str:
         return f"Session({self.client_id!r}, queued={len(self.queue)}, unacked={len(self.window)}, filters={len(self.subscriptions)})"
@@ -373,42 +466,76 @@ class Session:
     def is_durable(self) -> bool:
         return self.expiry_s > 0
 
+    @property
+    def has_room(self) -> bool:
+        """It can be sent a message now."""
+        link = self.link
+        return link is not None and not link.congested and not self.memory and not self.window.is_full()
+
     def deliver(self, message: Message) -> None:
         """A QoS 1 message to a session that ends with its connection."""
         link = self.link
         if link is None:
             return
+        if link.rates is not None and not link.rates.may_deliver():
+            _over.inc()
+            return
         if self.memory or self.window.is_full() or link.congested:
-            if len(self.memory) >= MAX_MEMORY or self.memory_bytes + len(message.payload) > MAX_MEMORY_BYTES:
-                self.lost += 1
-                _full.inc()
-                return
-            self.memory.append(message)
-            self.memory_bytes += len(message.payload)
+            self.remember(message)
             return
         self._send(link, message, None)
+
+    def remember(self, message: Message) -> None:
+        """It waits in memory for room."""
+        memory = self.memory
+        if memory is None:
+            memory = self.memory = deque()
+        if len(memory) >= MAX_MEMORY or self.memory_bytes + len(message.payload) > MAX_MEMORY_BYTES:
+            self.lost += 1
+            _full.inc()
+            return
+        memory.append(message)
+        self.memory_bytes += len(message.payload)
 
     def deliver_durable(self, message: Message, entry: Entry) -> None:
         """A QoS 1 message that `entry` carries into the journal: at once when there is room, else by its offset."""
         link = self.link
-        if link is None or self.queue or self.joining or self.window.is_full() or link.congested:
-            if len(self.queue) + self.joining >= MAX_QUEUE:  # as AWS: the old ones stay
-                self.lost += 1
-                _full.inc()
-                return
-            if entry.sessions is None:
-                entry.sessions = []
-            entry.sessions.append(self)
-            self.joining += 1
+        if link is None or self.window.is_full() or link.congested or self._must_wait(link):
+            self.join(entry)
             return
         self._send(link, message, entry)
 
+    def join(self, entry: Entry) -> None:
+        """Its queue gets the offset of `entry` at the end of the turn; a full queue does not, as AWS: the old ones stay."""
+        if len(self.queue) + self.joining >= self.limit:
+            self.lost += 1
+            _full.inc()
+            return
+        if entry.sessions is None:
+            entry.sessions = []
+        entry.sessions.append(self)
+        self.joining += 1
+
+    def lend(self, message: Message, lent: Lent) -> None:
+        """A message of a shared subscription; there is room."""
+        assert self.link is not None
+        if lent.store.lent is not None:
+            lent.store.lent.add(lent)
+        self._send(self.link, message, lent)
+
+    def ask(self, message: Message, asked: Asked) -> None:
+        """A message that somebody waits for; there is room."""
+        assert self.link is not None
+        self._send(self.link, message, asked)
+
     def drain_memory(self) -> None:
-        link = self.link
-        while self.memory and link is not None and not self.window.is_full() and not link.congested:
-            message = self.memory.popleft()
+        link, memory = self.link, self.memory
+        while memory and link is not None and not self.window.is_full() and not link.congested:
+            message = memory.popleft()
             self.memory_bytes -= len(message.payload)
-            self._send(link, message, None)
+            fresh = link.core.fresh(message) if message.expires_ms else message
+            if fresh is not None:
+                self._send(link, fresh, None)
 
     def send_stored(self, message: Message, offset: int) -> None:
         """One from the journal."""
@@ -420,9 +547,14 @@ class Session:
     def unacknowledged(self) -> list[int]:
         """Offsets that were sent and not acknowledged, in order."""
         offsets: list[int] = []
-        for entry in self.window.values():
-            if entry is not None and entry.offset >= 0:
-                offsets.append(entry.offset)
+        if self.lent is not None:
+            for lent in self.lent:
+                if lent.entry.offset >= 0:
+                    offsets.append(lent.entry.offset)
+        else:
+            for waiting in self.window.values():
+                if isinstance(waiting, Entry) and waiting.offset >= 0:
+                    offsets.append(waiting.offset)
         offsets.sort()
         return offsets
 
@@ -431,17 +563,30 @@ class Session:
         unacked = self.unacknowledged()
         unacked.reverse()
         self.queue.extendleft(unacked)
+        for waiting in self.window.values():
+            if isinstance(waiting, Asked):
+                waiting.done(False)
         self.window.clear()
-        self.memory.clear()
+        self.memory = None
         self.memory_bytes = 0
 
-    def _send(self, link: Link, message: Message, entry: Entry | None) -> None:
-        packet_id = self.window.take(entry)
-        frame = message.one(link.version, packet_id)
+    def _must_wait(self, link: Link) -> bool:
+        """What is new stands behind what waits, or the rate does not allow it."""
+        rates = link.rates
+        if rates is None:
+            return len(self.queue) + self.joining > 0
+        # AWS sends what waited slowly, and what is new beside it.
+        if len(self.queue) + self.joining > 0 and rates.stored is None:
+            return True
+        return not rates.may_deliver()
+
+    def _send(self, link: Link, message: Message, waiting: Waiting) -> None:
+        packet_id = self.window.take(waiting)
+        frame = link.aliased(message, 1, packet_id) if link.alias_maximum else message.one(link.version, packet_id)
         if link.max_packet and len(frame) > link.max_packet:
             self.window.done(packet_id)  # MQTT 5.0, 3.1.2-25: as if it had been sent
             _too_large.inc()
-            if entry is not None:
-                link.core.acknowledged(self, entry)
+            if waiting is not None:
+                link.core.acknowledged(self, waiting)
             return
         link.send(frame)

@@ -1,4 +1,4 @@
-"""Tables of the broker: sessions as of the checkpoint, origins, retained messages."""
+"""Tables of the broker: sessions as of the checkpoint, origins, retained messages, states of connections."""
 
 from dataclasses import dataclass
 
@@ -17,6 +17,33 @@ class Retained:
     properties: bytes
     created_ms: int
     expires_ms: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionState:
+    """The last connection of a client id. Times are wall clock; disconnected_ms and reason mean nothing while connected.
+
+    thing: the one that the principal is bound to as this client; exclusive: the principal belongs to that thing alone.
+    """
+
+    client_id: str
+    connected: bool
+    principal: str
+    session_id: str
+    version: int
+    address: str
+    connected_ms: int
+    port: int = 0
+    thing: str | None = None
+    exclusive: bool = False
+    keep_alive_s: int = 0
+    expiry_s: int = 0
+    disconnected_ms: int = 0
+    reason: str = ""
+
+    @property
+    def changed_ms(self) -> int:
+        return self.connected_ms if self.connected else self.disconnected_ms
 
 
 def checkpoint(tx: Tx) -> int | None:
@@ -98,6 +125,99 @@ def save_retained(tx: Tx, item: Retained) -> None:
 
 def delete_retained(tx: Tx, topic: str) -> None:
     tx.execute("DELETE FROM broker_retained WHERE topic = ?", topic)
+
+
+def delete_expired(tx: Tx, limit: int) -> int:
+    """Retained messages whose time is over. Returns how many went."""
+    rows = tx.all(
+        "SELECT topic FROM broker_retained WHERE expires_ms IS NOT NULL AND expires_ms <= ? LIMIT ?", tx.now_ms, limit
+    )
+    for (topic,) in rows:
+        tx.execute("DELETE FROM broker_retained WHERE topic = ?", topic)
+    return len(rows)
+
+
+def connection(tx: Tx, client_id: str) -> ConnectionState | None:
+    row = tx.one("SELECT client_id, connected, body FROM broker_connection WHERE client_id = ?", client_id)
+    return None if row is None else _connection(row)
+
+
+def live_connections(tx: Tx) -> list[ConnectionState]:
+    return [
+        _connection(row)
+        for row in tx.all("SELECT client_id, connected, body FROM broker_connection WHERE connected = 1")
+    ]
+
+
+def save_connection(tx: Tx, state: ConnectionState) -> None:
+    body: JsonObject = {
+        "principal": state.principal,
+        "session": state.session_id,
+        "version": state.version,
+        "address": state.address,
+        "port": state.port,
+        "connected_ms": state.connected_ms,
+        "thing": state.thing,
+        "exclusive": state.exclusive,
+        "keep_alive_s": state.keep_alive_s,
+        "expiry_s": state.expiry_s,
+        "disconnected_ms": state.disconnected_ms,
+        "reason": state.reason,
+    }
+    tx.execute(
+        "INSERT INTO broker_connection (client_id, connected, changed_ms, body) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (client_id) DO UPDATE SET connected = excluded.connected, changed_ms = excluded.changed_ms,"
+        " body = excluded.body",
+        state.client_id,
+        1 if state.connected else 0,
+        state.changed_ms,
+        codec.dumps(body).decode(),
+    )
+
+
+def forget_connections(tx: Tx, after: str, before_ms: int, limit: int) -> str:
+    """Look at `limit` rows behind `after`, delete those that left before. Returns where to go on."""
+    rows = tx.all(
+        "SELECT client_id, connected, changed_ms FROM broker_connection WHERE client_id > ? ORDER BY client_id LIMIT ?",
+        after,
+        limit,
+    )
+    for client_id, connected, changed_ms in rows:
+        if not connected and int(changed_ms) < before_ms:
+            tx.execute("DELETE FROM broker_connection WHERE client_id = ?", client_id)
+    return str(rows[-1][0]) if len(rows) == limit else ""
+
+
+def _connection(row: tuple[object, ...]) -> ConnectionState:
+    client_id, connected, text = row
+    body = codec.loads_object(str(text))
+    thing = body.get("thing")
+    return ConnectionState(
+        client_id=str(client_id),
+        connected=connected == 1,
+        principal=_text(body, "principal"),
+        session_id=_text(body, "session"),
+        version=_number(body, "version"),
+        address=_text(body, "address"),
+        port=_number(body, "port"),
+        connected_ms=_number(body, "connected_ms"),
+        thing=thing if isinstance(thing, str) else None,
+        exclusive=body.get("exclusive") is True,
+        keep_alive_s=_number(body, "keep_alive_s"),
+        expiry_s=_number(body, "expiry_s"),
+        disconnected_ms=_number(body, "disconnected_ms"),
+        reason=_text(body, "reason"),
+    )
+
+
+def _text(body: JsonObject, name: str) -> str:
+    value = body.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def _number(body: JsonObject, name: str) -> int:
+    value = body.get(name)
+    return value if isinstance(value, int) else 0
 
 
 def _retained(row: tuple[object, ...]) -> Retained:

@@ -12,9 +12,12 @@ from marram.core.mqtt.packets import Properties, Subscribe, Unsubscribe, Wish
 from marram.hub.broker import presence, recovery
 from marram.hub.broker.acks import Later
 from marram.hub.broker.delivery import Delivery
+from marram.hub.broker.rates import HubRates
 from marram.hub.broker.recovery import Changes
 from marram.hub.broker.route import Router, Subscription
 from marram.hub.broker.session import Ack, Link, Session
+from marram.hub.broker.settings import Settings
+from marram.hub.broker.sharing import Sharing
 from marram.hub.broker.tick import Tick
 from marram.hub.identity.service import Identity
 from marram.kit.clock import Clock
@@ -23,21 +26,30 @@ from marram.kit.log import logger
 log = logger(__name__)
 
 MAX_FILTERS: Final = 8  # of one SUBSCRIBE
-MAX_SUBSCRIPTIONS: Final = 50
 
 _REFUSED: Final[Mapping[int, str]] = {
     packets.TOPIC_FILTER_INVALID: "is not a topic filter",
-    packets.QUOTA_EXCEEDED: f"is one more than {MAX_SUBSCRIPTIONS} subscriptions",
+    packets.QUOTA_EXCEEDED: "is over the number or the rate of subscriptions",
     packets.NOT_AUTHORIZED: "is not allowed: iot:Subscribe",
 }
 
 
 class Subscribing:
     def __init__(
-        self, tick: Tick, clock: Clock, identity: Identity, router: Router, delivery: Delivery, changes: Changes
+        self,
+        tick: Tick,
+        clock: Clock,
+        identity: Identity,
+        router: Router,
+        delivery: Delivery,
+        changes: Changes,
+        sharing: Sharing,
+        rates: HubRates,
+        settings: Settings,
     ) -> None:
         self._tick, self._clock, self._identity, self._router = tick, clock, identity, router
-        self._delivery, self._changes = delivery, changes
+        self._delivery, self._changes, self._sharing = delivery, changes, sharing
+        self._rates, self._settings = rates, settings
         self._filter_arn = arn.build("iot", identity.region, identity.account, "topicfilter/")
 
     def subscribe(self, link: Link, packet: Subscribe) -> list[int]:
@@ -54,8 +66,7 @@ class Subscribing:
                 continue
             made = Subscription(wish.filter, wish.qos, wish.no_local, wish.retain_as_published)
             is_new = wish.filter not in session.subscriptions
-            session.subscriptions[wish.filter] = made
-            self._router.subscribe(session, made)
+            self.put(session, made)
             changes.append(recovery.subscribed(session, made))
             granted.append((wish, made, is_new))
         answer = _suback(link, packet, reasons)
@@ -85,7 +96,7 @@ class Subscribing:
                 gone.append(text)
                 reasons.append(packets.SUCCESS)
             else:
-                reasons.append(packets.NO_SUBSCRIPTION_EXISTED)
+                reasons.append(_unsubscribed(text))
         answer = packets.Unsuback(packet.packet_id, reasons)
         link.send(v5.encode(answer) if link.version == packets.V5 else b"\xb0\x02" + packets.u16(packet.packet_id))
         self._tell("unsubscribed", link, gone)
@@ -94,9 +105,27 @@ class Subscribing:
     def drop(self, session: Session, text: str) -> None:
         """The session has this subscription no more."""
         del session.subscriptions[text]
-        self._router.unsubscribe(session, text)
+        self._remove(session, text)
         if session.is_durable:
             self._changes.note([recovery.unsubscribed(session, text)])
+
+    def put(self, session: Session, made: Subscription) -> None:
+        """It gets what the filter covers from now on."""
+        session.subscriptions[made.filter] = made
+        group = self._router.subscribe(session, made)
+        if group is not None:
+            self._sharing.joined(group, session)
+
+    def forget(self, session: Session) -> None:
+        """It ends, and all of its subscriptions."""
+        for text in session.subscriptions:
+            self._remove(session, text)
+        session.subscriptions.clear()
+
+    def _remove(self, session: Session, text: str) -> None:
+        group = self._router.unsubscribe(session, text)
+        if group is not None:
+            self._sharing.left(group, session)
 
     def may_subscribe(self, link: Link, text: str) -> bool:
         return self._identity.may(link.subject, "iot:Subscribe", self._filter_arn + text, link.context)
@@ -112,6 +141,8 @@ class Subscribing:
         for text in session.subscriptions:
             share = topics.parse_share(text)
             self._router.changed(text if share is None else share[1])
+        for group in list(session.groups or ()):
+            self._sharing.joined(group, session)
 
     def _check(self, link: Link, session: Session, wish: Wish) -> int:
         """The code for the SUBACK: the granted QoS, or why not."""
@@ -120,7 +151,10 @@ class Subscribing:
             topics.check_filter(wish.filter)
         except Invalid:
             return packets.TOPIC_FILTER_INVALID if is_new_style else packets.SUBACK_FAILURE
-        if wish.filter not in session.subscriptions and len(session.subscriptions) >= MAX_SUBSCRIPTIONS:
+        is_many = (
+            wish.filter not in session.subscriptions and len(session.subscriptions) >= self._settings.subscriptions
+        )
+        if is_many or not self._rates.may_subscribe():
             return packets.QUOTA_EXCEEDED if is_new_style else packets.SUBACK_FAILURE
         if not self.may_subscribe(link, wish.filter):
             log.info("mqtt.subscribe_refused", client=link.client_id, filter=wish.filter)
@@ -133,11 +167,23 @@ class Subscribing:
             self._delivery.event(*presence.subscriptions(kind, link.client_id, principal, now_ms, link.number, filters))
 
 
+def _unsubscribed(text: str) -> int:
+    """For a filter that was not subscribed to. AWS has no 0x11: what is a filter at all succeeds."""
+    try:
+        topics.check_filter(text)
+    except Invalid:
+        return packets.TOPIC_FILTER_INVALID
+    return packets.SUCCESS
+
+
 def _suback(link: Link, packet: Subscribe, reasons: list[int]) -> bytes:
     if link.version != packets.V5:
         return packets.frame(0x90, packets.u16(packet.packet_id) + bytes(reasons))
     why = _why_not(packet.wishes, reasons) if link.explains else {}
-    return v5.encode(packets.Suback(packet.packet_id, reasons, why))
+    answer = v5.encode(packets.Suback(packet.packet_id, reasons, why))
+    if why and link.max_packet and len(answer) > link.max_packet:
+        return v5.encode(packets.Suback(packet.packet_id, reasons))
+    return answer
 
 
 def _why_not(wishes: Sequence[Wish], reasons: Sequence[int]) -> Properties:

@@ -50,6 +50,11 @@ class Tick:
         if self._loop is not None:
             self._loop.call_soon(call)
 
+    def later(self, delay_s: float, call: Callable[[], None]) -> None:
+        """After a while; never, before `start`."""
+        if self._loop is not None:
+            self._loop.call_later(delay_s, call)
+
     def wall_ms(self) -> int:
         """The time of this turn: the same for all of its records."""
         if not self._wall_ms:

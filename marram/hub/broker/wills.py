@@ -5,20 +5,26 @@ from marram.core.mqtt import v5
 from marram.core.mqtt.packets import PUBLISH, Will
 from marram.hub.broker.delivery import Delivery, head
 from marram.hub.broker.matching import Matching
+from marram.hub.broker.reserved import Reserved
 from marram.hub.broker.session import Entry, Link, Session
 from marram.hub.broker.tick import Tick
 from marram.hub.identity.service import Identity, Subject
 
 
 class Wills:
-    def __init__(self, tick: Tick, identity: Identity, matching: Matching, delivery: Delivery) -> None:
+    def __init__(
+        self, tick: Tick, identity: Identity, matching: Matching, delivery: Delivery, reserved: Reserved
+    ) -> None:
         self._tick, self._identity, self._matching, self._delivery = tick, identity, matching, delivery
+        self._reserved = reserved
+        self.weight = 0  # bytes of the wills of those who are here
         self._delayed: dict[str, tuple[int, Will, Subject]] = {}  # due (wall), by client id
 
     def left(self, link: Link, session: Session, now_ms: int) -> None:
         """The link of this session ended, and its will is to be known."""
         if link.will is None:
             return
+        self.weight -= weight(link.will)
         delay_s = link.will.properties.get("will_delay_s")
         if isinstance(delay_s, int) and delay_s and session.is_durable:
             due_ms = now_ms + min(delay_s, session.expiry_s) * 1000
@@ -26,9 +32,20 @@ class Wills:
         else:
             self._send(link.client_id, link.will, link.subject)
 
+    def dropped(self, link: Link) -> None:
+        """The link ended, and its will is not to be known."""
+        if link.will is not None:
+            self.weight -= weight(link.will)
+
     def back(self, client_id: str) -> None:
-        """It is connected again: a will that waits is void."""
+        """Its session goes on: a will that waits is void."""
         self._delayed.pop(client_id, None)
+
+    def ended(self, client_id: str) -> None:
+        """Its session ended: a will that waits is due (MQTT 5.0, 3.1.3.2.2)."""
+        waiting = self._delayed.pop(client_id, None)
+        if waiting is not None:
+            self._send(client_id, waiting[1], waiting[2])
 
     def tend(self, now_ms: int) -> None:
         for client_id, (due_ms, will, subject) in list(self._delayed.items()):
@@ -47,7 +64,15 @@ class Wills:
         encoded = v5.write_properties(properties, PUBLISH)
         message = self._delivery.message(will.topic.encode(), will.payload, will.qos, encoded, properties)
         sender = head(client_id, subject.principal)
-        self._delivery.spread(message, self._matching.of(will.topic), Entry(), None, sender, {}, properties, None)
+        message.was_retained = will.retain
+        match = self._matching.of(will.topic)
+        self._delivery.spread(message, match, Entry(), None, sender, {}, properties, None)
         if will.retain:
             self._delivery.retain(message, None)
+        if match.is_reserved:
+            self._reserved.hand_over(client_id, subject, will.topic, will.payload, None)
         self._tick.touch()
+
+
+def weight(will: Will | None) -> int:
+    return 0 if will is None else len(will.topic) + len(will.payload)
