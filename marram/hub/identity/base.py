@@ -3,8 +3,11 @@
 A `Subject` is a snapshot: when `subject.epoch != epoch` something that concerns somebody has changed since it was made.
 """
 
+from datetime import UTC, datetime
+
 from marram.core import arn
 from marram.core.errors import NotFound
+from marram.core.policy.variables import Values
 from marram.hub.bus import Bus
 from marram.hub.identity.model import EVERYBODY, PrincipalChanged, Strangers, ThingFacts, Things
 from marram.kit.clock import Clock, Entropy
@@ -32,6 +35,11 @@ class Base:
     def iam(self, resource: str) -> str:
         return arn.build("iam", "", self.account, resource)
 
+    def with_time(self, context: Values) -> Values:
+        """With what conditions may ask about the moment."""
+        now_ms = self.clock.wall_ms()
+        return {"aws:CurrentTime": moment(now_ms), "aws:EpochTime": str(now_ms // 1000), **context}
+
     # changes
 
     def seen(self, principal: str) -> None:
@@ -44,6 +52,10 @@ class Base:
     def changed_at(self, principal: str) -> int:
         """The epoch of the last change that concerned it."""
         return max(self._changed_at.get(EVERYBODY, 0), self._changed_at.get(principal, 0))
+
+    def role_changed(self, tx: Tx, role_id: str) -> None:
+        """What the sessions of a role may do. They go by names that nobody lists here: all refresh, when there is one."""
+        tx.after_commit(lambda: self._announce(EVERYBODY) if role_id in self._seen else None)
 
     def touch_certificate(self, tx: Tx, certificate_id: str) -> None:
         tx.touch("identity_certificate", certificate_id)
@@ -78,6 +90,11 @@ class _NoThings:
 
     def enrol(self, tx: Tx, thing: str, thing_id: str) -> None:
         return None
+
+
+def moment(time_ms: int) -> str:
+    """As policies and credentials write it: 2026-11-01T00:00:00Z."""
+    return datetime.fromtimestamp(time_ms // 1000, tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def certificate_target(certificate_id: str) -> str:

@@ -17,10 +17,33 @@ Kind = Literal["certificate", "key", "role", "service"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """Temporary credentials, as their sealed token states them. What they may do is looked up at each call.
+
+    owner: the access key or the role (its id) whose rights they have. name: of the session of a role. policies: documents
+    that narrow the rights; policy_arns: managed policies that do. certificate, thing, thing_type: of the device that got
+    them for its certificate.
+    """
+
+    kind: Literal["key", "role"]
+    owner: str
+    id: str = ""
+    issued_ms: int = 0
+    expires_ms: int = 0
+    name: str = ""
+    policies: tuple[str, ...] = ()
+    policy_arns: tuple[str, ...] = ()
+    certificate: str = ""
+    thing: str = ""
+    thing_type: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
     """Somebody whose identity is proven, with all that decides what they may do.
 
-    principal: certificate id or access key id. thing: set when the client id is the name of a thing that the certificate
+    principal: certificate id, access key id, or `<role id>:<session name>`. session: with temporary credentials. bounds:
+    policies that have to allow it as well, those of the session. thing: set when the client id is the name of a thing that the certificate
     is attached to. attributes: values of the policy variables that the subject's own policies name (`iot:ClientId`,
     `iot:Connection.Thing.Attributes[x]`, ...), no others.
     """
@@ -33,15 +56,19 @@ class Subject:
     client_id: str | None = None
     attributes: Values = field(default_factory=dict[str, str], hash=False)
     epoch: int = 0
+    session: Session | None = None
+    bounds: tuple[CompiledPolicy, ...] | None = None
     program: Program = field(init=False, repr=False, compare=False)
+    bound: Program | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "program", evaluate.program(self.policies))
+        object.__setattr__(self, "bound", evaluate.program(self.bounds) if self.bounds is not None else None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """An access key in use. The secret is in clear, for signatures; it has no place in a log."""
+    """Credentials in use. name: whose they are. The secret is in clear, for signatures; it has no place in a log."""
 
     id: str
     name: str

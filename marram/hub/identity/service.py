@@ -6,21 +6,25 @@ snapshot: when `subject.epoch != identity.epoch` something that concerns somebod
 present one. What things there are is the registry's to know; it fills the `Things` port. Signatures are checked by the border.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
 
-from marram.core.errors import Invalid
 from marram.core.policy import evaluate
 from marram.hub.bus import Bus
+from marram.hub.identity import store_iam
+from marram.hub.identity.assuming import Assuming
 from marram.hub.identity.authorities import Authorities
 from marram.hub.identity.base import Base
 from marram.hub.identity.certificates import Certificates
+from marram.hub.identity.foreign import load as read_foreign
+from marram.hub.identity.foreign import parameters as certificate_parameters
 from marram.hub.identity.joining import Joining
 from marram.hub.identity.keys import ALL_ALLOWED, Keys
+from marram.hub.identity.managed import ManagedPolicies
 from marram.hub.identity.model import (
     EVERYBODY,
     Key,
     Kind,
+    Page,
     PrincipalChanged,
     Status,
     Strangers,
@@ -28,28 +32,37 @@ from marram.hub.identity.model import (
     ThingFacts,
     Things,
 )
-from marram.hub.identity.pki import Pki
+from marram.hub.identity.pki import Issued, Pki, certificate_id, pem_of, validity_ms
 from marram.hub.identity.policies import Policies
+from marram.hub.identity.roles import SERVICE_ROLE, Roles
 from marram.hub.identity.sessions import Sessions
+from marram.hub.identity.store_authorities import Authority
 from marram.hub.identity.subjects import Subjects
 from marram.hub.identity.trust import Trust
+from marram.hub.identity.users import Users
 from marram.kit.clock import Clock, Entropy
-from marram.kit.db import Db
+from marram.kit.db import Db, Tx
 
 __all__ = [
     "ALL_ALLOWED",
     "EVERYBODY",
+    "Authority",
     "Identity",
+    "Issued",
     "Key",
     "Kind",
+    "Page",
     "PrincipalChanged",
     "Status",
     "Subject",
     "ThingFacts",
     "Things",
+    "certificate_id",
+    "certificate_parameters",
+    "pem_of",
+    "read_foreign",
+    "validity_ms",
 ]
-
-SERVICE_ROLE: Final = "role/marram-service"
 
 
 class Identity:
@@ -75,13 +88,22 @@ class Identity:
         self.trust = trust = Trust(pki, db)
         self.authorities = Authorities(base, pki, certificates, trust)
         self.policies = policies = Policies(base, certificates)
-        self.keys = keys = Keys(base, pki)
+        self.managed = managed = ManagedPolicies(base)
+        self.users = users = Users(base, managed)
+        self.roles = roles = Roles(base, managed)
+        managed.on_change = self._rights_changed
+        self.keys = keys = Keys(base, pki, users)
         self.subjects = subjects = Subjects(base, certificates, policies, keys)
-        self.sessions = sessions = Sessions(base, pki, keys)
+        self.sessions = sessions = Sessions(base, pki, keys, roles, managed, subjects)
+        self.assuming = Assuming(base, roles, managed, sessions, subjects)
         self.joining = joining = Joining(base, pki, certificates, policies, endpoints)
         everything = evaluate.compile_policy("marram-service", ALL_ALLOWED)
         self.internal = Subject(
-            kind="service", principal="marram", arn=base.iam(SERVICE_ROLE), policies=(everything,), epoch=base.epoch
+            kind="service",
+            principal="marram",
+            arn=base.iam(f"role/{SERVICE_ROLE}"),
+            policies=(everything,),
+            epoch=base.epoch,
         )
 
         # The hot path
@@ -91,7 +113,8 @@ class Identity:
         self.session = sessions.check
         self.may = subjects.may
         self.explain = subjects.explain
-        self.refresh = subjects.refresh
+        self.denial = subjects.denial
+        self.refresh = sessions.refresh
         self.attached_things = subjects.attached_things
         self.exclusive_thing = subjects.exclusive_thing
 
@@ -128,8 +151,8 @@ class Identity:
         # Keys and joining
         self.create_key = keys.create
         self.delete_key = keys.delete
-        self.admin_key = keys.admin
         self.own_key = keys.own
+        self.key_used = keys.used
         self.create_join_token = joining.create_token
         self.join = joining.join
 
@@ -143,12 +166,32 @@ class Identity:
     def use_strangers(self, strangers: Strangers) -> None:
         self._base.strangers = strangers
 
+    def admin_key(self) -> Key:
+        """The administrator's key, made when there is none, and with it the role of the hub itself. For the start."""
+        self.roles.ensure_service_role()
+        return self.keys.admin()
+
     # roles
 
     def role_arn(self) -> str:
-        return self._base.iam(SERVICE_ROLE)
+        return self._base.iam(f"role/{SERVICE_ROLE}")
 
-    def check_role(self, role_arn: str) -> None:
-        """Raises Invalid unless it is the built-in role; there are no others."""
+    def check_role(
+        self, role_arn: str, service: str = "iot.amazonaws.com", action: str | None = None, resource: str | None = None
+    ) -> None:
+        """Raises Invalid unless the role exists and its trust policy lets `service` assume it.
+
+        With `action`, its policies have to allow that on `resource` as well. marram-service always does.
+        """
         if role_arn != self.role_arn():
-            raise Invalid(f"the role {role_arn!r} does not exist here; the only one is {self.role_arn()}")
+            self.roles.check(role_arn, service, action, resource)
+
+    def role_subject(self, role_arn: str) -> Subject:
+        """Whoever acts in the role, for `may`. Raises NotFound."""
+        return self.internal if role_arn == self.role_arn() else self.roles.subject(self.roles.by_arn(role_arn))
+
+    def _rights_changed(self, tx: Tx, owners: Sequence[str]) -> None:
+        """A managed policy is another one now."""
+        for entity_id in owners:
+            if (entity := store_iam.entity_by_id(tx, entity_id)) is not None:
+                (self.users if entity.kind == self.users.kind else self.roles).changed(tx, entity)

@@ -33,15 +33,6 @@ class PolicyVersion:
     created_ms: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredKey:
-    id: str
-    name: str
-    sealed: bytes
-    policy: str
-    created_ms: int
-
-
 # certificates
 
 
@@ -223,38 +214,6 @@ def principals_of(tx: Tx, thing: str, after: str = "", limit: int = 1 << 30) -> 
     return [(str(row[0]), bool(row[1])) for row in tx.all(sql, thing, after, limit)]
 
 
-# access keys
-
-
-def add_key(tx: Tx, key_id: str, name: str, sealed: bytes, policy_document: str) -> None:
-    tx.execute(
-        "INSERT INTO identity_key (id, name, secret, policy, created_ms) VALUES (?, ?, ?, ?, ?)",
-        key_id,
-        name,
-        sealed,
-        policy_document,
-        tx.now_ms,
-    )
-
-
-def key(tx: Tx, key_id: str) -> StoredKey | None:
-    return _key(tx.one("SELECT id, name, secret, policy, created_ms FROM identity_key WHERE id = ?", key_id))
-
-
-def key_named(tx: Tx, name: str) -> StoredKey | None:
-    return _key(tx.one("SELECT id, name, secret, policy, created_ms FROM identity_key WHERE name = ?", name))
-
-
-def keys(tx: Tx, after: str, limit: int) -> list[StoredKey]:
-    """By name."""
-    sql = "SELECT id, name, secret, policy, created_ms FROM identity_key WHERE name > ? ORDER BY name LIMIT ?"
-    return [found for row in tx.all(sql, after, limit) if (found := _key(row))]
-
-
-def delete_key(tx: Tx, key_id: str) -> bool:
-    return tx.execute("DELETE FROM identity_key WHERE id = ?", key_id) > 0
-
-
 # join tokens
 
 
@@ -318,9 +277,3 @@ def _policy(row: Row) -> Policy:
 
 def _version(row: Row) -> PolicyVersion:
     return PolicyVersion(policy=str(row[0]), version=int(row[1]), document=str(row[2]), created_ms=int(row[3]))
-
-
-def _key(row: Row | None) -> StoredKey | None:
-    if row is None:
-        return None
-    return StoredKey(id=str(row[0]), name=str(row[1]), sealed=bytes(row[2]), policy=str(row[3]), created_ms=int(row[4]))

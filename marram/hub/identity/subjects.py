@@ -5,7 +5,6 @@ Whoever changes a row drops it there within the same commit.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 
 from marram.core.errors import Unauthenticated
 from marram.core.policy import documents, evaluate
@@ -54,14 +53,35 @@ class Subjects:
 
     def may(self, subject: Subject, action: str, resource: str, context: Values = NOTHING) -> bool:
         """Whether the subject's policies allow it; no policy, no right."""
-        program = subject.program
-        if program.timed:
-            context = self._with_time(context)
-        return program.may(action, resource, subject.attributes, context)
+        program, bound = subject.program, subject.bound
+        if program.timed or (bound is not None and bound.timed):
+            context = self._base.with_time(context)
+        if not program.may(action, resource, subject.attributes, context):
+            return False
+        return bound is None or bound.may(action, resource, subject.attributes, context)
 
     def explain(self, subject: Subject, action: str, resource: str, context: Values = NOTHING) -> Verdict:
         """As `may`, with the statements that decided. For people, not for every message."""
-        return subject.program.explain(action, resource, subject.attributes, self._with_time(context))
+        context = self._base.with_time(context)
+        verdict = subject.program.explain(action, resource, subject.attributes, context)
+        if subject.bound is None or not verdict.allowed:
+            return verdict
+        return subject.bound.explain(action, resource, subject.attributes, context)
+
+    def denial(self, subject: Subject, action: str, resource: str, context: Values = NOTHING) -> str:
+        """The sentence for somebody who may not."""
+        context = self._base.with_time(context)
+        kind, program = "identity-based", subject.program
+        if subject.bound is not None and program.may(action, resource, subject.attributes, context):
+            kind, program = "session", subject.bound
+        verdict = program.explain(action, resource, subject.attributes, context)
+        article = "an" if kind == "identity-based" else "a"
+        why = (
+            f"with an explicit deny in {article} {kind} policy"
+            if verdict.decision == "explicit deny"
+            else f"because no {kind} policy allows the {action} action"
+        )
+        return f"User: {subject.arn} is not authorized to perform: {action} on resource: {resource} {why}"
 
     def refresh(self, subject: Subject) -> Subject:
         """The subject as of now. Raises Unauthenticated when its certificate or key is gone, revoked or inactive."""
@@ -73,6 +93,10 @@ class Subjects:
             fresh = self._keys.key(subject.principal).subject
             return self.with_client(fresh, subject.client_id) if subject.client_id is not None else fresh
         return self._now(subject)
+
+    def is_active(self, certificate_id: str) -> bool:
+        found = self._principal(certificate_id)
+        return found is not None and found.status == "ACTIVE"
 
     def attached_things(self, certificate_id: str) -> tuple[str, ...]:
         """The things that a certificate is attached to, from memory; none when it is unknown. In order."""
@@ -165,11 +189,6 @@ class Subjects:
 
     def _principal(self, certificate_id: str) -> _Principal | None:
         return self._base.db.cached("identity_certificate", certificate_id, lambda tx: _load(tx, certificate_id))
-
-    def _with_time(self, context: Values) -> Values:
-        now_ms = self._base.clock.wall_ms()
-        moment = datetime.fromtimestamp(now_ms // 1000, tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        return {"aws:CurrentTime": moment, "aws:EpochTime": str(now_ms // 1000), **context}
 
 
 def _load(tx: Tx, certificate_id: str) -> _Principal | None:

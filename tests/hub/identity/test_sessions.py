@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from marram.core.errors import Unauthenticated
+from marram.core.errors import Denied, Unauthenticated
 from marram.hub.bus import Bus
+from marram.hub.identity.model import Session
 from marram.hub.identity.pki import Pki
 from marram.hub.identity.service import Identity, Key
-from marram.hub.identity.sessions import LINK_LIFE_MS, SESSION_LIFE_MS, Sessions
+from marram.hub.identity.sessions import LINK_LIFE_MS, SESSION_LIFE_S, Minted, Sessions
 from marram.kit.clock import FakeClock, SeededEntropy
 from marram.kit.db import Db, Migrations
 
@@ -26,6 +27,9 @@ class World:
     async def key(self) -> Key:
         return await self.identity.create_key("anna", ALL)
 
+    def session(self, key: Key) -> Minted:
+        return self.sessions.mint(Session(kind="key", owner=key.id), SESSION_LIFE_S)
+
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
@@ -39,7 +43,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 async def test_a_link_works_once(world: World) -> None:
     key = await world.key()
-    token, _ = await world.sessions.create_link(key.id)
+    token, _ = await world.sessions.create_link(key.subject)
     made = await world.sessions.open_link(token)
     held = world.identity.session(made.access_key_id, made.token)
     assert (held.secret, held.subject.principal) == (made.secret, key.id)
@@ -48,22 +52,22 @@ async def test_a_link_works_once(world: World) -> None:
 
 
 async def test_a_link_ends_after_15_minutes(world: World) -> None:
-    token, _ = await world.sessions.create_link((await world.key()).id)
+    token, _ = await world.sessions.create_link((await world.key()).subject)
     world.clock.advance(LINK_LIFE_MS + 1)
     with pytest.raises(Unauthenticated):
         await world.sessions.open_link(token)
 
 
 async def test_a_session_ends_with_its_time(world: World) -> None:
-    made = world.sessions.mint((await world.key()).id)
-    world.clock.advance(SESSION_LIFE_MS)
+    made = world.session(await world.key())
+    world.clock.advance(SESSION_LIFE_S * 1000)
     with pytest.raises(Unauthenticated, match="expired"):
         world.identity.session(made.access_key_id, made.token)
 
 
 async def test_a_session_ends_with_its_key(world: World) -> None:
     key = await world.key()
-    made = world.sessions.mint(key.id)
+    made = world.session(key)
     await world.identity.delete_key(key.id)
     with pytest.raises(Unauthenticated):
         world.identity.session(made.access_key_id, made.token)
@@ -71,7 +75,7 @@ async def test_a_session_ends_with_its_key(world: World) -> None:
 
 async def test_altered_or_exchanged_tokens_are_refused(world: World) -> None:
     key = await world.key()
-    one, two = world.sessions.mint(key.id), world.sessions.mint(key.id)
+    one, two = world.session(key), world.session(key)
     for access_key_id, token in (
         (one.access_key_id, two.token),
         (one.access_key_id, one.token[:-8] + "AAAAAAA="),
@@ -80,3 +84,20 @@ async def test_altered_or_exchanged_tokens_are_refused(world: World) -> None:
     ):
         with pytest.raises(Unauthenticated):
             world.identity.session(access_key_id, token)
+
+
+async def test_a_session_cannot_make_the_link_to_the_next_one(world: World) -> None:
+    made = world.session(await world.key())
+    held = world.identity.session(made.access_key_id, made.token)
+    with pytest.raises(Denied, match="temporary"):
+        await world.sessions.create_link(held.subject)
+
+
+async def test_a_session_of_an_inactive_key_is_refused_and_lives_on_with_it(world: World) -> None:
+    key = await world.key()
+    made = world.session(key)
+    await world.identity.keys.set_status("anna", key.id, "Inactive")
+    with pytest.raises(Unauthenticated):
+        world.identity.session(made.access_key_id, made.token)
+    await world.identity.keys.set_status("anna", key.id, "Active")
+    assert world.identity.session(made.access_key_id, made.token).subject.principal == key.id

@@ -19,8 +19,9 @@ async def create_key(service: Identity, call: Call, params: Params) -> Result:
 @operation("marram", "identity/ListKeys", resource=anything)
 async def list_keys(service: Identity, call: Call, params: Params) -> Result:
     limit = pages.limit(params, "maxResults")
-    rows = await service.keys.page(pages.text(params.get("nextToken")), limit + 1)
-    shown, last = pages.cut(rows, limit, lambda row: row.name)
+    name, key_id = params.get("nextToken") or ("", "")
+    rows = await service.keys.page((str(name), str(key_id)), limit + 1)
+    shown, last = pages.cut(rows, limit, lambda row: [row.name, row.id])
     keys = [
         {
             "accessKeyId": row.id,
@@ -28,6 +29,9 @@ async def list_keys(service: Identity, call: Call, params: Params) -> Result:
             "arn": row.arn,
             "policy": row.policy,
             "createdDate": row.created_ms,
+            "status": row.status,
+            "lastUsedDate": row.used_ms or None,
+            "lastUsedService": row.used_service or None,
         }
         for row in shown
     ]

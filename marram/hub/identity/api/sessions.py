@@ -1,16 +1,14 @@
 """Opening a session for a person: the link by a signed call, the session itself by the link alone."""
 
 from marram.core import codec
-from marram.core.errors import Invalid, Unsupported
+from marram.core.errors import Invalid
 from marram.hub.identity.service import Identity
 from marram.hub.slice import Call, Params, RawRequest, RawResponse, Result, anything, operation, route
 
 
 @operation("marram", "identity/CreateLoginLink", resource=anything)
 async def create_login_link(service: Identity, call: Call, params: Params) -> Result:
-    if call.subject.kind != "key":
-        raise Unsupported("a login link is made with an access key")
-    token, expires_ms = await service.sessions.create_link(call.subject.principal)
+    token, expires_ms = await service.sessions.create_link(call.subject)
     return {"token": token, "expiresMs": expires_ms}
 
 
