@@ -39,6 +39,9 @@ class Authorities:
     def arn_of(self, authority_id: str) -> str:
         return self._base.iot(f"cacert/{authority_id}")
 
+    def certificate_arn_of(self, certificate_id: str) -> str:
+        return self._certificates.arn_of(certificate_id)
+
     # the registration code
 
     async def registration_code(self) -> str:
@@ -158,6 +161,10 @@ class Authorities:
         """Raises BadCertificate."""
         certificate = foreign.read(pem, "certificatePem")
         return certificate, foreign.read(ca_pem, "caCertificatePem") if ca_pem is not None else None
+
+    @staticmethod
+    def id_of(certificate: x509.Certificate) -> str:
+        return pki.certificate_id(foreign.der_of(certificate))
 
     def register_tx(self, tx: Tx, certificate: x509.Certificate, ca: x509.Certificate | None, status: str) -> str:
         """Raises BadCertificate, AlreadyExists; Conflict: the CA is inactive, or there are several of that name."""

@@ -42,6 +42,9 @@ class Certificates:
             raise NotFound(f"certificate {certificate_id} does not exist")
         return found
 
+    def find(self, tx: Tx, certificate_id: str) -> Certificate | None:
+        return store.certificate(tx, certificate_id)
+
     async def certificate(self, certificate_id: str) -> Certificate:
         return self._base.db.read_now(lambda tx: self.get(tx, certificate_id))
 

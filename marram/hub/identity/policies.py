@@ -54,6 +54,9 @@ class Policies:
             raise NotFound(f"policy {name} does not exist")
         return found
 
+    def exists(self, tx: Tx, name: str) -> bool:
+        return store.policy(tx, name) is not None
+
     async def policy(self, name: str) -> tuple[Policy, PolicyVersion]:
         """With its default version."""
 

@@ -1,0 +1,191 @@
+"""What a template makes, as rows: certificate, thing, groups, policies, all in one transaction or not at all.
+
+A thing that exists is changed as the template's OverrideSettings say. Without any, a device cannot take the place of
+another: a thing that has a certificate is refused to it (our choice; AWS attaches the second certificate).
+Not here: what the template means (core/provisioning.py), who may use it (claims.py, arrivals.py, bulk.py).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cryptography import x509
+
+from marram.core import provisioning
+from marram.core.errors import Conflict, Invalid, NotFound
+from marram.core.provisioning import CertificatePlan, Kind, Plan, PolicyPlan, Template, ThingPlan
+from marram.hub.identity.service import Identity, Issued
+from marram.hub.registry.service import Registry
+from marram.kit.db import Tx
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A plan, and what of it must be made before the transaction: certificates cost time and randomness."""
+
+    plan: Plan
+    kind: Kind
+    certificate_id: str | None = None
+    issued: Issued | None = None
+    foreign: x509.Certificate | None = None
+    ca: x509.Certificate | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """arns: by logical name."""
+
+    thing: str | None
+    certificate_id: str | None
+    arns: Mapping[str, str]
+
+
+class Making:
+    def __init__(self, identity: Identity, registry: Registry) -> None:
+        self._identity, self._registry = identity, registry
+
+    def prepare(self, template: Template, parameters: Mapping[str, str], given: Mapping[str, str]) -> Prepared:
+        """On any thread. Raises BadParameters, BadCertificate, Invalid for a request that cannot be signed."""
+        given = {
+            "AWS::Region": self._identity.region,
+            "AWS::AccountId": self._identity.account,
+            "AWS::Partition": "aws",
+            **given,
+        }
+        # Once to know the certificate, and once more with its id, which may be asked for by its logical name.
+        plan = provisioning.evaluate(template, parameters, given, certificate_id="0" * 64)
+        wanted = plan.certificate
+        if wanted is None:
+            return Prepared(plan=plan, kind=template.kind)
+        if wanted.source == "id":
+            return Prepared(plan=plan, kind=template.kind, certificate_id=wanted.value)
+        issued = foreign = ca = None
+        if wanted.source == "csr":
+            issued = self._identity.pki.issue_device(wanted.value)
+            certificate_id = issued.id
+        else:
+            foreign, ca = self._identity.authorities.read_leaf(wanted.value, wanted.ca_pem)
+            certificate_id = self._identity.authorities.id_of(foreign)
+        plan = provisioning.evaluate(template, parameters, given, certificate_id=certificate_id)
+        return Prepared(
+            plan=plan, kind=template.kind, certificate_id=certificate_id, issued=issued, foreign=foreign, ca=ca
+        )
+
+    def make(self, tx: Tx, prepared: Prepared) -> Made:
+        """Within a transaction. Raises Conflict, NotFound, Invalid, LimitExceeded; then nothing of it may be kept."""
+        plan, certificate_id = prepared.plan, prepared.certificate_id
+        arns: dict[str, str] = {}
+        if plan.certificate is not None and certificate_id is not None:
+            self._certificate(tx, plan.certificate, prepared, certificate_id)
+            arns[plan.certificate.logical] = self._identity.arn_of(certificate_id)
+        if plan.thing is not None:
+            self._thing(tx, plan.thing, prepared)
+            arns[plan.thing.logical] = self._registry.arns.thing(plan.thing.name)
+            if certificate_id is not None:
+                self._identity.attach_thing(tx, plan.thing.name, certificate_id)
+        for policy in plan.policies:
+            assert certificate_id is not None, "a template with policies has a certificate"
+            self._policy(tx, policy, certificate_id)
+            arns[policy.logical] = self._identity.policies.arn_of(policy.name)
+        return Made(thing=plan.thing.name if plan.thing else None, certificate_id=certificate_id, arns=arns)
+
+    def _certificate(self, tx: Tx, wanted: CertificatePlan, prepared: Prepared, certificate_id: str) -> None:
+        identity = self._identity
+        present = identity.certificates.find(tx, certificate_id)
+        if present is None:
+            if prepared.issued is not None:
+                identity.add_certificate(tx, prepared.issued.der, status=wanted.status)
+            elif prepared.foreign is not None:
+                identity.authorities.register_tx(tx, prepared.foreign, prepared.ca, wanted.status)
+            else:
+                raise NotFound(f"certificate {certificate_id[:100]} does not exist")
+            return
+        if present.status == wanted.status:
+            return
+        # One that waits for its activation has no status of its own that could be kept.
+        if present.status != "PENDING_ACTIVATION":
+            if wanted.on_status == "FAIL":
+                raise _conflict(f"certificate {certificate_id} is {present.status}, and the template says FAIL")
+            if wanted.on_status == "DO_NOTHING":
+                return
+        identity.set_status_tx(tx, certificate_id, wanted.status)
+
+    def _thing(self, tx: Tx, wanted: ThingPlan, prepared: Prepared) -> None:
+        registry = self._registry
+        present = registry.thing_tx(tx, wanted.name)
+        if present is None:
+            registry.create_thing_tx(
+                tx, wanted.name, type_name=wanted.type_name or "", attributes=wanted.attributes or {}
+            )
+            for group in wanted.groups or ():
+                registry.add_to_group_tx(tx, group, wanted.name)
+            return
+        if prepared.kind is not Kind.REGISTRATION and not wanted.overrides:
+            others = [row for row, _ in self._identity.principals_of(tx, wanted.name) if row != prepared.certificate_id]
+            if others:
+                raise _conflict(
+                    f"thing {wanted.name} exists and has a certificate, and the template has no OverrideSettings for it"
+                )
+        self._attributes_and_type(tx, wanted, present.type, present.attributes)
+        if wanted.groups is not None:
+            self._groups(tx, wanted, wanted.groups)
+
+    def _attributes_and_type(self, tx: Tx, wanted: ThingPlan, type_name: str, attributes: Mapping[str, str]) -> None:
+        new_type = wanted.type_name is not None and wanted.type_name != type_name
+        kept = {key: value for key, value in (wanted.attributes or {}).items() if value}
+        merge = wanted.on_attributes == "MERGE"
+        new_attributes = wanted.attributes is not None and kept != (
+            {key: attributes[key] for key in kept if key in attributes} if merge else attributes
+        )
+        if new_type and wanted.on_type == "FAIL":
+            raise _conflict(f"thing {wanted.name} exists with thing type {type_name or 'none'}")
+        if new_attributes and wanted.on_attributes == "FAIL":
+            raise _conflict(f"thing {wanted.name} exists with other attributes")
+        change_type = new_type and wanted.on_type == "REPLACE"
+        change_attributes = new_attributes and wanted.on_attributes in ("REPLACE", "MERGE")
+        if change_type or change_attributes:
+            self._registry.update_thing_tx(
+                tx,
+                wanted.name,
+                type_name=(wanted.type_name or "") if change_type else "",
+                attributes=wanted.attributes if change_attributes else None,
+                merge=merge,
+            )
+
+    def _groups(self, tx: Tx, wanted: ThingPlan, groups: tuple[str, ...]) -> None:
+        registry = self._registry
+        present = registry.groups_of_tx(tx, wanted.name)
+        missing = [group for group in groups if group not in present]
+        beyond = [group for group in present if group not in groups]
+        match wanted.on_groups:
+            case "DO_NOTHING":
+                return
+            case "FAIL":
+                if missing or beyond:
+                    raise _conflict(f"thing {wanted.name} exists in other thing groups")
+                return
+            case "REPLACE":
+                for group in beyond:
+                    registry.remove_from_group_tx(tx, group, wanted.name)
+            case "MERGE":
+                pass
+        for group in missing:
+            registry.add_to_group_tx(tx, group, wanted.name)
+
+    def _policy(self, tx: Tx, wanted: PolicyPlan, certificate_id: str) -> None:
+        if wanted.document is not None and not self._identity.policies.exists(tx, wanted.name):
+            self._identity.create_policy_tx(tx, wanted.name, wanted.document)
+        self._identity.attach_policy_tx(tx, wanted.name, f"cert/{certificate_id}")
+
+
+def _conflict(message: str) -> Conflict:
+    return Conflict(message, kind="resource")
+
+
+def check_given(values: Mapping[str, object], what: str) -> dict[str, str]:
+    """Parameters from outside: names and values are strings. Raises Invalid (kind parameters)."""
+    found: dict[str, str] = {}
+    for name, value in values.items():
+        if not isinstance(value, str):
+            raise Invalid(f"{what}: parameter {name[:100]!r} must be a string", kind="parameters")
+        found[name] = value
+    return found
