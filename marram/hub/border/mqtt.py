@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Final
 
+from marram.core import arn
 from marram.core import topic as topics
 from marram.core.errors import Denied, Invalid, LimitExceeded, Unauthenticated
 from marram.core.mqtt import packets, v5, v311
@@ -45,6 +46,7 @@ MAX_KEEP_ALIVE_S: Final = 1200
 MAX_CLIENT_ID: Final = 128
 
 _accepted: Final = metrics.counter("marram_mqtt_connects_total", "CONNECTs by outcome", ("outcome",))
+_hits: Final = metrics.counter("marram_limit_hits_total", "What was over a limit, by limit", ("limit",))
 _ended: Final = metrics.counter("marram_mqtt_disconnects_total", "Connections ended, by reason", ("reason",))
 
 _RETURN_CODES: Final[Mapping[int, int]] = {
@@ -77,14 +79,18 @@ class MqttDoor:
         entropy: Entropy,
         host: str = "localhost",
         connect_s: float = CONNECT_S,
+        connections: int = 0,
+        connections_per_address: int = 0,
         anonymous: Subject | None = None,
     ) -> None:
-        """`anonymous`: who peers without a certificate are; for benchmarks and tests of the codec, never in a hub."""
+        """connections: in all, and of one address; 0: any number. `anonymous`: who peers without a certificate are; for benchmarks and tests of the codec, never in a hub."""
         self.broker, self.identity, self.clock, self.entropy, self.host = broker, identity, clock, entropy, host
         self.anonymous = anonymous
         self.tick = broker.tick
         self.now_ms = clock.mono_ns() // 1_000_000
         self.connections: set[Connection] = set()
+        self._most, self._most_of_address = connections, connections_per_address
+        self._by_address: dict[str, int] = {}
         self._waiting = Deadlines(connect_s, self._too_slow)
         self._leaving = Deadlines(LINGER_S, self._cut)
         self._wheel: dict[int, list[Connection]] = {}  # by the tick in which a connection is to be looked at
@@ -119,9 +125,21 @@ class MqttDoor:
         due_ms = min(due_ms, self.now_ms + WATCH_MS)
         self._wheel.setdefault(max(self._tick_of(due_ms), self._tick) + 1, []).append(connection)
 
-    def opened(self, connection: "Connection") -> None:
+    def opened(self, connection: "Connection", address: str) -> bool:
+        """False: there are too many, and it is not taken in."""
+        count = self._by_address.get(address, 0)
+        limit = ""
+        if self._most and len(self.connections) >= self._most:
+            limit = "mqtt_connections"
+        elif self._most_of_address and count >= self._most_of_address:
+            limit = "mqtt_connections_per_address"
+        if limit:
+            _hits.inc(limit=limit)
+            return False
         self.connections.add(connection)
+        self._by_address[address] = count + 1
         self._waiting.add(connection)
+        return True
 
     def connected(self, connection: "Connection") -> None:
         self._waiting.drop(connection)
@@ -130,10 +148,16 @@ class MqttDoor:
         self._waiting.drop(connection)
         self._leaving.add(connection)
 
-    def closed(self, connection: "Connection") -> None:
+    def closed(self, connection: "Connection", address: str) -> None:
         self._waiting.drop(connection)
         self._leaving.drop(connection)
-        self.connections.discard(connection)
+        if connection in self.connections:
+            self.connections.discard(connection)
+            left = self._by_address.get(address, 1) - 1
+            if left:
+                self._by_address[address] = left
+            else:
+                self._by_address.pop(address, None)
         if not self.connections:
             self._idle.set()
 
@@ -148,6 +172,7 @@ class MqttDoor:
         self._leaving.close()
 
     def _too_slow(self, connection: "Connection") -> None:
+        _hits.inc(limit="mqtt_connect_s")
         connection.end(packets.KEEP_ALIVE_TIMEOUT, "no CONNECT in time", presence.CLIENT_ERROR)
 
     def _cut(self, connection: "Connection") -> None:
@@ -196,9 +221,13 @@ class Connection(asyncio.Protocol):
             self._is_lost = True
             return
         self._link = Link(door.broker.core, self, transport, door.tick.dirty, subject)
-        self._link.context = {"aws:SourceIp": self._address}
+        self._link.context = {"aws:SourceIp": self._address, "iot:DomainName": door.host}
         self._link.port = self._peer.address[1]
-        door.opened(self)
+        if not door.opened(self, self._address):
+            _accepted.inc(outcome="too many")
+            self._link = None
+            self._is_lost = True
+            transport.abort()
 
     def data_received(self, data: bytes) -> None:
         link = self._link
@@ -226,7 +255,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_lost = True
         self._finish(presence.LOST, will=True)
-        self._door.closed(self)
+        self._door.closed(self, self._address)
 
     def pause_writing(self) -> None:
         if self._link is not None:
@@ -399,9 +428,16 @@ class Connection(asyncio.Protocol):
         ]
         if attributes:
             context["iot:ConnectAttributes"] = tuple(attributes)
+            link.connect_context = context
+        if will is not None:
+            context["iot:LastWillTopic"] = arn.build(
+                "iot", door.identity.region, door.identity.account, f"topic/{will.topic}"
+            )
         if not door.broker.may_connect(subject, client_id, context):
             raise Refused(packets.NOT_AUTHORIZED, "iot:Connect is not allowed")
-        if will is not None and not door.broker.may_publish(subject, will.topic, retain=will.retain):
+        if will is not None and not door.broker.may_publish(
+            subject, will.topic, retain=will.retain, context=link.context
+        ):
             raise Refused(packets.NOT_AUTHORIZED, "the will's topic is not allowed")
         link.subject = subject
 

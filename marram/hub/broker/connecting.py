@@ -318,7 +318,7 @@ class Connecting:
             return
         link.subject = subject
         link.routes.clear()
-        if not self.may_connect(subject, link.client_id, dict(link.context)):
+        if not self.may_connect(subject, link.client_id, link.connect_context or link.context):
             link.owner.end(packets.NOT_AUTHORIZED, "iot:Connect is no longer allowed", presence.FORBIDDEN)
             return
         self._subscribing.review(link, session)

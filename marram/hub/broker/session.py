@@ -210,9 +210,9 @@ class Link:
     """A live connection. Made by the door; the broker gives it a session."""
 
     __slots__ = (
-        "alias_maximum", "aliases", "client_id", "congested", "connected_ms", "context", "core", "dirty", "explains", "is_closed",
-        "keep_alive_ms", "max_packet", "meta", "number", "owner", "pending", "port", "rates", "receive_maximum", "routes", "session",
-        "subject", "unacked", "version", "will", "wire",
+        "alias_maximum", "aliases", "client_id", "congested", "connect_context", "connected_ms", "context", "core",
+        "dirty", "explains", "is_closed", "keep_alive_ms", "max_packet", "meta", "number", "owner", "pending",
+        "port", "rates", "receive_maximum", "routes", "session", "subject", "unacked", "version", "will", "wire",
     )  # fmt: skip
 
     def __init__(self, core: Core, owner: Owner, wire: Wire, dirty: "list[Link]", subject: Subject) -> None:
@@ -222,6 +222,7 @@ class Link:
         self.dirty = dirty
         self.subject = subject
         self.context: Mapping[str, str] = {}
+        self.connect_context: Mapping[str, str | tuple[str, ...]] = {}  # what iot:Connect was asked with
         self.pending: list[bytes] = []
         self.routes: dict[bytes, Match] = {}
         self.congested = False

@@ -358,9 +358,14 @@ def certificate_id(der: bytes) -> str:
     return hashlib.sha256(der).hexdigest()
 
 
+MAX_VALUES: Final = 5  # of a field of a certificate, as policy variables
+MAX_VALUE: Final = 1024
+
+
 def policy_variables(der: bytes) -> dict[str, str | tuple[str, ...]]:
     """The `iot:Certificate.*` variables of a certificate: each field's first value, `.0`, `.1` ... and `.List`.
 
+    As AWS: the first five values of a field, none that is over 1,024 characters. `AvailableKeys` names what has a value.
     Source: AWS IoT Core developer guide, "X.509 certificate AWS IoT Core policy variables".
     """
     certificate = x509.load_der_x509_certificate(der)
@@ -381,11 +386,15 @@ def policy_variables(der: bytes) -> dict[str, str | tuple[str, ...]]:
         "iot:CertificateId": certificate_id(der),
         "iot:Certificate.SerialNumber": str(certificate.serial_number),
     }
-    for key, values in lists.items():
+    for key, listed in lists.items():
         assert key in variables.CERTIFICATE_LISTS, key
-        found[key] = values[0]
-        found[f"{key}.List"] = tuple(values)
-        found.update({f"{key}.{index}": value for index, value in enumerate(values[:100])})
+        values = [(at, value) for at, value in enumerate(listed[:MAX_VALUES]) if len(value) <= MAX_VALUE]
+        found.update({f"{key}.{at}": value for at, value in values})
+        if values:
+            found[f"{key}.List"] = tuple(value for _, value in values)
+            if values[0][0] == 0:
+                found[key] = values[0][1]
+    found["iot:Certificate.AvailableKeys"] = tuple(sorted(key for key in found if key.startswith("iot:Certificate.")))
     return found
 
 

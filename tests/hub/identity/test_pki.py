@@ -276,6 +276,22 @@ def test_variables_of_a_certificate(made):
     assert found["iot:Certificate.Subject.OrganizationalUnit.List"] == ("one", "two")
     assert found["iot:Certificate.Issuer.Organization"] == "Marram"
     assert found["iot:CertificateId"] == issued.id
+    available = found["iot:Certificate.AvailableKeys"]
+    assert "iot:Certificate.Subject.OrganizationalUnit.1" in available
+    assert "iot:CertificateId" not in available and "iot:Certificate.Subject.Title" not in available
+
+
+def test_policy_variables_are_five_of_a_field_and_not_over_1024_characters(made):
+    units = ["one", "x" * 1025, *"cdefg"]
+    subject = x509.Name([x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, unit, _validate=False) for unit in units])
+    key = ec.generate_private_key(ec.SECP256R1())
+    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
+    issued = made.issue_device(request.public_bytes(serialization.Encoding.PEM).decode())
+    found = pki.policy_variables(issued.der)
+    assert found["iot:Certificate.Subject.OrganizationalUnit.List"] == ("one", "c", "d", "e")
+    assert found["iot:Certificate.Subject.OrganizationalUnit.4"] == "e"
+    assert "iot:Certificate.Subject.OrganizationalUnit.1" not in found
+    assert "iot:Certificate.Subject.OrganizationalUnit.5" not in found
 
 
 def test_a_key_never_shows(made):
