@@ -125,7 +125,7 @@ def build(base: Base) -> Slices:
     series = TimeSeries(
         db=db, journal=journal, clock=clock, folder=base.data / "ts", entropy=entropy, settings=base.settings.timeseries
     )
-    jobs = Jobs(db, bus)
+    jobs = Jobs(db, bus, things, objects=objects, events=things.events)
     rules = Rules(db=db, journal=journal, broker=broker, timeseries=series, check_role=identity.check_role, clock=clock)
     greengrass = Greengrass(db, bus, identity, things, jobs, objects, account=place.account, region=place.region)
     learner = learning.build(
@@ -166,6 +166,7 @@ def runners(base: Base, slices: Slices) -> list[Runner]:
         ("shadows", lambda: watching.run(slices.shadow)),
         ("series", slices.timeseries.run),
         ("rules", slices.rules.run),
+        ("jobs", slices.jobs.run),
         ("greengrass", slices.greengrass.run),
         ("audit", lambda: periodic("audit.tend", HEAD_EVERY_S, slices.audit.tend)),
         ("blobs", lambda: periodic("blobs.collect", 30.0, _collect(slices.blobs))),

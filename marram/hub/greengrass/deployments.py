@@ -15,7 +15,7 @@ from marram.core.errors import Conflict, Invalid, NotFound, Unsupported
 from marram.core.jobs import Status
 from marram.hub.greengrass import store
 from marram.hub.greengrass.store import Canary, Deployment
-from marram.hub.jobs.service import Jobs
+from marram.hub.jobs.service import Jobs, Target
 from marram.hub.registry.service import Registry
 from marram.kit.db import Db, Tx
 from marram.kit.log import logger
@@ -77,7 +77,7 @@ class Deployments:
                 store.keep_token(tx, token, deployment.id, asked)
             if not canary_things:
                 self._replace(tx, target, deployment)
-                self._jobs.extend(tx, deployment.job, NAMESPACE, things)
+                self._jobs.extend(tx, deployment.job, things)
                 return deployment, None
             chosen = _canaries(things, canary_things)
             canary = Canary(
@@ -89,7 +89,7 @@ class Deployments:
                 reason="",
             )
             store.insert_canary(tx, canary)
-            self._jobs.extend(tx, deployment.job, NAMESPACE, chosen)
+            self._jobs.extend(tx, deployment.job, chosen)
             return deployment, canary
 
         return await self._db.write(work)
@@ -142,16 +142,16 @@ class Deployments:
         def work(tx: Tx) -> list[Effective]:
             out: list[Effective] = []
             for found in store.deployments(tx, None, (1 << 62, ""), 1000):
-                for execution in self._jobs.executions(tx, found.job):
-                    if execution.thing == thing and execution.status is not Status.REMOVED:
-                        out.append(
-                            Effective(
-                                deployment=found,
-                                status=execution.status,
-                                details=execution.details,
-                                modified_ms=execution.updated_ms,
-                            )
+                execution = self._jobs.execution(tx, found.job, thing)
+                if execution is not None and execution.status is not Status.REMOVED:
+                    out.append(
+                        Effective(
+                            deployment=found,
+                            status=execution.status,
+                            details=execution.details,
+                            modified_ms=execution.updated_ms,
                         )
+                    )
             if not out and store.core(tx, thing) is None:
                 raise NotFound(f"there is no core device {thing}")
             return out
@@ -179,7 +179,7 @@ class Deployments:
                 for execution in self._jobs.executions(tx, found.job):
                     if execution.thing not in wanted:
                         self._jobs.remove(tx, found.job, execution.thing)
-                self._jobs.extend(tx, found.job, NAMESPACE, wanted)
+                self._jobs.extend(tx, found.job, wanted)
 
         await self._db.write(work)
 
@@ -224,7 +224,7 @@ class Deployments:
             return False
         store.set_canary(tx, deployment.id, store.PROMOTED, since_ms=canary.baking_since_ms)
         self._replace(tx, deployment.target, deployment)
-        self._jobs.extend(tx, deployment.job, NAMESPACE, self._things(tx, deployment.target, missing_ok=True))
+        self._jobs.extend(tx, deployment.job, self._things(tx, deployment.target, missing_ok=True))
         log.info("canary.promoted", deployment=deployment.id)
         return True
 
@@ -280,7 +280,11 @@ class Deployments:
             created_ms=tx.now_ms,
         )
         store.insert_deployment(tx, deployment)
-        self._jobs.create(tx, job, namespace=NAMESPACE, document=document, things=())
+        kind, _, target_name = target.partition("/")
+        self._jobs.create(
+            tx, job, namespace=NAMESPACE, document=document, things=(), targets=[Target(kind, target_name)],
+            continuous=kind == "thinggroup", description=name,
+        )  # fmt: skip
         return deployment
 
     def _settled(self, tx: Tx, found: Deployment) -> Deployment:
@@ -308,7 +312,7 @@ class Deployments:
             if self._registry.exists(tx, name):
                 return [name]
         elif self._registry.group_exists(tx, name):
-            return self._registry.things_in_tx(tx, name)
+            return [found for found in self._registry.things_in_tx(tx, name) if store.is_core(tx, found)]
         if missing_ok:
             return []
         raise NotFound(f"there is no {'thing' if kind == 'thing' else 'thing group'} {name}")

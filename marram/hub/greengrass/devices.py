@@ -64,6 +64,17 @@ class Devices:
 
         await self._db.write(work)
 
+    async def asked(self, thing: str) -> bool:
+        """The thing asked for its deployments, as only a core does. Whether that is news."""
+
+        def work(tx: Tx) -> bool:
+            if store.is_core(tx, thing):
+                return False
+            store.add_asker(tx, thing)
+            return True
+
+        return await self._db.write(work)
+
     async def get(self, thing: str) -> Core:
         """Raises NotFound."""
         return _found(await self._db.read(lambda tx: store.core(tx, thing)), thing)

@@ -8,10 +8,10 @@ from marram.core.codec import JsonObject, JsonValue
 from marram.core.errors import Denied, Invalid
 from marram.hub.bus import Bus
 from marram.hub.greengrass.components import Components
-from marram.hub.greengrass.deployments import Deployments
+from marram.hub.greengrass.deployments import NAMESPACE, Deployments
 from marram.hub.greengrass.devices import Devices
 from marram.hub.identity.service import Identity, Subject
-from marram.hub.jobs.service import ExecutionChanged, Jobs
+from marram.hub.jobs.service import ExecutionChanged, Jobs, QueueAsked
 from marram.hub.objects.service import Objects
 from marram.hub.registry.service import GroupMembershipChanged, Registry
 from marram.kit.db import Db
@@ -41,11 +41,16 @@ class Greengrass:
         self._wake = asyncio.Event()
         bus.subscribe(GroupMembershipChanged, self._membership_changed)
         bus.subscribe(ExecutionChanged, lambda _event: self._wake.set())
+        self._askers: set[str] = set()  # things that asked for deployments: cores, known or not
+        self._asked: set[str] = set()  # of them those that nobody has looked at yet
+        bus.subscribe(QueueAsked, self._queue_asked)
 
     async def run(self) -> None:
         """Canaries and group membership, until cancelled."""
         while True:
             self._wake.clear()
+            while self._asked:
+                self._joined |= await self.devices.asked(self._asked.pop())
             if self._joined:
                 self._joined = False
                 await self.deployments.reconcile()
@@ -53,6 +58,12 @@ class Greengrass:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):
                     await self._wake.wait()
+
+    def _queue_asked(self, event: QueueAsked) -> None:
+        if event.namespace == NAMESPACE and event.thing not in self._askers:
+            self._askers.add(event.thing)
+            self._asked.add(event.thing)
+            self._wake.set()
 
     def _membership_changed(self, _event: GroupMembershipChanged) -> None:
         self._joined = True

@@ -274,6 +274,20 @@ def cores(tx: Tx, after: str, limit: int) -> list[Core]:
     return [_core(row) for row in rows]
 
 
+def is_core(tx: Tx, thing: str) -> bool:
+    """It has reported itself, or asked for deployments."""
+    return (
+        tx.one("SELECT 1 FROM core_device WHERE thing = ?", thing) is not None
+        or tx.one("SELECT 1 FROM deployment_asker WHERE thing = ?", thing) is not None
+    )
+
+
+def add_asker(tx: Tx, thing: str) -> None:
+    tx.execute(
+        "INSERT INTO deployment_asker (thing, first_ms) VALUES (?, ?) ON CONFLICT (thing) DO NOTHING", thing, tx.now_ms
+    )
+
+
 def save_core(tx: Tx, found: Core) -> None:
     tx.execute(
         f"INSERT INTO core_device ({_CORE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
@@ -294,6 +308,7 @@ def save_core(tx: Tx, found: Core) -> None:
 def delete_core(tx: Tx, thing: str) -> None:
     tx.execute("DELETE FROM installed_component WHERE thing = ?", thing)
     tx.execute("DELETE FROM core_device WHERE thing = ?", thing)
+    tx.execute("DELETE FROM deployment_asker WHERE thing = ?", thing)
 
 
 def installed(tx: Tx, thing: str) -> list[Installed]:

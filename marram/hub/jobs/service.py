@@ -1,175 +1,201 @@
-"""Use cases of jobs. `create`, `extend` and `cancel` join the caller's transaction: a deployment and its job are one commit.
+"""The face of the slice: jobs for operators (`control`, `templates`), for devices (`device`), for other slices, and what runs.
 
-Notifications leave by the outbox of the same transaction, to the topics of the job's namespace.
+`create`, `extend`, `cancel` and `remove` join the caller's transaction: a deployment and its job are one commit. Such a job
+is driven by its caller, who says which things it has; all else of it is as of any other job.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
 
 from marram.core import codec
-from marram.core import jobs as machine
-from marram.core.codec import JsonObject, JsonValue
-from marram.core.errors import Conflict, Invalid, NotFound, VersionConflict
-from marram.core.jobs import Status
+from marram.core.codec import JsonObject
+from marram.core.jobs import ACTIVE, JobStatus, Status
 from marram.hub.bus import Bus
-from marram.hub.jobs import store
-from marram.hub.jobs.store import Execution
+from marram.hub.jobs import settings, store, store_executions
+from marram.hub.jobs.control import CONTINUOUS, SNAPSHOT, Control, Described, Wanted
+from marram.hub.jobs.device import Device, whole
+from marram.hub.jobs.documents import Documents, NoSigner, Signer
+from marram.hub.jobs.events import AllOff, Enabled, ExecutionChanged, JobChanged, QueueAsked, Told
+from marram.hub.jobs.executions import CHUNK, Executions
+from marram.hub.jobs.rolling import Rolling
+from marram.hub.jobs.store import Job, Target, Template
+from marram.hub.jobs.store_executions import Execution
+from marram.hub.jobs.templates import Templates
+from marram.hub.objects.service import Objects
+from marram.hub.registry.service import GroupMembershipChanged, Registry, ThingDeleted
 from marram.kit.db import Db, Tx
+from marram.kit.log import logger
 
+log = logger(__name__)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExecutionChanged:
-    """Told on the bus after the commit."""
+__all__ = [
+    "CONTINUOUS", "SNAPSHOT", "Described", "Execution", "ExecutionChanged", "Job", "JobChanged", "Jobs", "QueueAsked", "Target", "Template",
+    "Wanted", "whole",
+]  # fmt: skip
 
-    job: str
-    thing: str
-    status: Status
+FOLLOW_MS: Final = (
+    300_000  # how often jobs that follow groups are compared with them, should an announcement be missing
+)
+MAX_MOVED: Final = 20_000  # announcements kept one by one; beyond it everything is compared
+FAR: Final = 1 << 62
 
 
 class Jobs:
-    def __init__(self, db: Db, bus: Bus) -> None:
-        self._db, self._bus = db, bus
+    def __init__(
+        self, db: Db, bus: Bus, registry: Registry, *, objects: Objects | None = None, signer: Signer | None = None,
+        events: Enabled | None = None,
+    ) -> None:  # fmt: skip
+        self._db, self._registry = db, registry
+        account, region = registry.account, registry.region
+        documents = Documents(objects, signer or NoSigner())
+        told = Told(bus, documents, events or AllOff(), account=account, region=region)
+        self._executions = Executions(told, self._wake_at)
+        self._rolling = Rolling(self._executions, registry)
+        self.arn = told.arn
+        self.templates = Templates(db, documents, account=account, region=region)
+        self.control = Control(
+            db, self._executions, self._rolling, documents, self.templates, registry, account=account, region=region
+        )
+        self.device = Device(db, self._executions, documents)
+        self._wake = asyncio.Event()
+        self._asleep_until = FAR
+        self._moved: set[str] = set()
+        self._deleted: set[str] = set()
+        self._follow_at_ms = 0  # at the start: what happened while nobody listened
+        bus.subscribe(GroupMembershipChanged, self._on_moved)
+        bus.subscribe(ThingDeleted, self._on_deleted)
 
-    def create(self, tx: Tx, job: str, *, namespace: str, document: JsonObject, things: Iterable[str]) -> None:
-        store.insert_job(tx, job, namespace, codec.dumps(document))
-        self.extend(tx, job, namespace, things)
+    # for other slices, in their transactions
 
-    def extend(self, tx: Tx, job: str, namespace: str, things: Iterable[str]) -> None:
+    def create(
+        self, tx: Tx, job: str, *, namespace: str, document: JsonObject, things: Iterable[str],
+        targets: Iterable[Target] = (), continuous: bool = True, config: Mapping[str, Any] | None = None,
+        description: str = "",
+    ) -> None:  # fmt: skip
+        """config: wire form of settings, checked by `check_config`."""
+        made = Job(
+            id=job, namespace=namespace, status=JobStatus.IN_PROGRESS, driven=True, spread=True, created_ms=tx.now_ms,
+            updated_ms=tx.now_ms, selection=CONTINUOUS if continuous else SNAPSHOT, description=description,
+            config=codec.dumps(config or {}).decode(),
+        )  # fmt: skip
+        store.insert_job(tx, made, codec.dumps(document))
+        store.add_targets(tx, job, targets)
+        self.extend(tx, job, things)
+
+    def check_config(self, config: Mapping[str, Any]) -> None:
+        """Raises Invalid."""
+        settings.parse(config)
+
+    def extend(self, tx: Tx, job: str, things: Iterable[str]) -> None:
         """Add executions for things that have none; a job that has ended takes no more."""
-        if store.job_status(tx, job) != "IN_PROGRESS":
-            return
-        for thing in sorted(set(things)):
-            before = store.next_execution(tx, thing, namespace)
-            if store.insert_execution(tx, job, thing):
-                self._tell(tx, thing, namespace, before)
+        found = store.job(tx, job)
+        if found is not None and found.status is JobStatus.IN_PROGRESS:
+            for thing in sorted(set(things)):
+                self._executions.queue(tx, found, thing)
 
     def cancel(self, tx: Tx, job: str, reason: str) -> None:
         """End the job: what is queued is canceled; what a device has begun may still report. A job unknown is fine."""
-        if store.job_status(tx, job) != "IN_PROGRESS":
-            return
-        store.set_job_status(tx, job, "CANCELED")
-        for found in store.open_executions(tx, job):
-            if found.status is Status.QUEUED:
-                before = store.next_execution(tx, found.thing, found.namespace)
-                store.set_execution(tx, found, Status.CANCELED, {"reason": reason[: machine.MAX_DETAIL_VALUE]})
-                self._tell(tx, found.thing, found.namespace, before)
-                self._changed(tx, found.job, found.thing, Status.CANCELED)
+        found = store.job(tx, job)
+        if found is not None and found.status in ACTIVE:
+            self._executions.cancel(tx, found, reason_code="", comment=reason, forced=False)
 
     def remove(self, tx: Tx, job: str, thing: str) -> None:
         """The thing left the target: its execution, unless it ended, is REMOVED."""
-        found = store.execution(tx, job, thing)
-        if found is None or found.final:
-            return
-        before = store.next_execution(tx, thing, found.namespace)
-        store.set_execution(tx, found, Status.REMOVED, found.details)
-        self._tell(tx, thing, found.namespace, before)
-        self._changed(tx, job, thing, Status.REMOVED)
+        found = store.job(tx, job)
+        if found is not None:
+            self._executions.remove(tx, found, thing)
+
+    def job(self, tx: Tx, job: str) -> Job | None:
+        return store.job(tx, job)
 
     def executions(self, tx: Tx, job: str) -> list[Execution]:
-        return store.executions(tx, job)
+        return store_executions.of_job(tx, job)
 
-    async def next(self, thing: str, namespace: str) -> Execution | None:
-        return await self._db.read(lambda tx: store.next_execution(tx, thing, namespace))
+    def execution(self, tx: Tx, job: str, thing: str) -> Execution | None:
+        return store_executions.one(tx, job, thing)
 
-    async def pending(self, thing: str, namespace: str) -> list[Execution]:
-        return await self._db.read(lambda tx: store.pending(tx, thing, namespace))
+    # what runs
 
-    async def get(self, job: str, thing: str) -> Execution:
-        """Raises NotFound."""
-        return _found(await self._db.read(lambda tx: store.execution(tx, job, thing)), job, thing)
+    async def run(self) -> None:
+        """Rollouts, timers, cancellations and deletions, as they fall due; until cancelled."""
+        await self._forget_deleted()
+        while True:
+            self._wake.clear()
+            self._asleep_until = 0
+            due_ms, now_ms = await self.work_off()
+            self._asleep_until = due_ms
+            pause_s = min(60.0, max(0.0, (due_ms - now_ms) / 1000))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._wake.wait()
 
-    async def start_next(self, thing: str, namespace: str, status_details: Mapping[str, str]) -> Execution | None:
-        """The next execution, IN_PROGRESS from now on."""
+    async def work_off(self) -> tuple[int, int]:
+        """Do all that is due, in pieces of one transaction each. (when the next is due, now)."""
+        while True:
+            await self._follow()
+            due_ms, now_ms = self._db.read_now(lambda tx: (store.next_due(tx), tx.now_ms))
+            if due_ms is None or due_ms > now_ms:
+                return min(due_ms if due_ms is not None else FAR, self._follow_at_ms), now_ms
+            await self._db.write(self._piece)
 
-        def work(tx: Tx) -> Execution | None:
-            found = store.next_execution(tx, thing, namespace)
-            if found is None or found.status is Status.IN_PROGRESS:
-                return found
-            changed = store.set_execution(tx, found, Status.IN_PROGRESS, {**found.details, **status_details})
-            self._changed(tx, found.job, thing, Status.IN_PROGRESS)
-            return changed
+    def _piece(self, tx: Tx) -> None:
+        found = store_executions.expired(tx, CHUNK)
+        for execution in found:
+            job = store.job(tx, execution.job)
+            assert job is not None
+            self._executions.change(tx, job, execution, Status.TIMED_OUT)
+        if not found and (job := store.due_job(tx, tx.now_ms)) is not None:
+            self._rolling.advance(tx, job)
 
-        return await self._db.write(work)
+    async def _follow(self) -> None:
+        """What the registry has announced, and from time to time all that it may have announced to nobody."""
+        now_ms = self._db.read_now(lambda tx: tx.now_ms)
+        if now_ms >= self._follow_at_ms or len(self._moved) > MAX_MOVED:
+            self._follow_at_ms = now_ms + FOLLOW_MS
+            self._moved.clear()
+            if self._db.read_now(store.following):
+                await self._db.write(store.follow_groups)
+        await self._in_pieces(self._deleted, self._rolling.deleted)
+        if self._moved and not self._db.read_now(store.following):
+            self._moved.clear()
+        await self._in_pieces(self._moved, self._rolling.moved)
 
-    async def update(self, job: str, thing: str, request: Mapping[str, JsonValue]) -> Execution:
-        """A device's report. Raises NotFound, Invalid, VersionConflict, or Conflict out of a final state."""
-        status, expected = request.get("status"), request.get("expectedVersion")
-        details = machine.details(request.get("statusDetails"))
-        if not isinstance(status, str):
-            raise Invalid("status is required")
-        # lite sends the version as text, which AWS takes as well (observed, aws-greengrass-lite 2.6.0)
-        if isinstance(expected, str) and expected.isdecimal():
-            expected = int(expected)
-        if expected is not None and not isinstance(expected, int):
-            raise Invalid("expectedVersion must be a number")
+    async def _in_pieces(self, names: set[str], work: Callable[[Tx, list[str]], None]) -> None:
+        while names:
+            some = sorted(names)[: CHUNK // 2]
+            names.difference_update(some)
+            try:
+                await self._db.write(lambda tx, some=some: work(tx, some))  # type: ignore[misc]  # bound early
+            except BaseException:
+                names.update(some)
+                raise
 
-        def work(tx: Tx) -> Execution:
-            found = _found(store.execution(tx, job, thing), job, thing)
-            if expected is not None and expected != found.version:
-                raise VersionConflict("expectedVersion is not the execution's", expected=expected, actual=found.version)
-            if found.final and found.status == status:
-                return found  # the same report again: a device that rebooted before it saw our answer
-            after = machine.report(found.status, status)
-            before = store.next_execution(tx, thing, found.namespace)
-            changed = store.set_execution(tx, found, after, {**found.details, **details})
-            self._tell(tx, thing, found.namespace, before)
-            self._changed(tx, job, thing, after)
-            return changed
+    async def _forget_deleted(self) -> None:
+        """Things that went while nobody listened, and left executions behind."""
+        after = ""
+        while found := await self._db.read(lambda tx, after=after: self._open_page(tx, after)):  # type: ignore[misc]  # bound early
+            self._deleted.update(name for name, exists in found if not exists)
+            after = found[-1][0]
 
-        return await self._db.write(work)
+    def _open_page(self, tx: Tx, after: str) -> list[tuple[str, bool]]:
+        return [(name, self._registry.exists(tx, name)) for name in store_executions.things_open(tx, after, 1000)]
+
+    def _on_moved(self, event: GroupMembershipChanged) -> None:
+        self._moved.add(event.thing)
+        self._wake.set()
+
+    def _on_deleted(self, event: ThingDeleted) -> None:
+        self._deleted.add(event.thing)
+        self._wake.set()
+
+    def _wake_at(self, at_ms: int) -> None:
+        if at_ms < self._asleep_until:
+            self._wake.set()
+
+    # replies
 
     async def answer(self, topic: str, body: JsonObject) -> None:
         """Send a reply behind the changes that were before it."""
         await self._db.write(lambda tx: tx.emit(topic, body))
-
-    def _changed(self, tx: Tx, job: str, thing: str, status: Status) -> None:
-        event = ExecutionChanged(job=job, thing=thing, status=status)
-        tx.after_commit(lambda: self._bus.publish(event))
-
-    def _tell(self, tx: Tx, thing: str, namespace: str, before: Execution | None) -> None:
-        """notify: the list changed; notify-next: the head of it did."""
-        suffix = f"-{namespace}" if namespace else ""
-        waiting = store.pending(tx, thing, namespace)
-        lists: dict[str, JsonValue] = {}
-        for status in (Status.IN_PROGRESS, Status.QUEUED):
-            if chosen := [summary(item) for item in waiting if item.status is status]:
-                lists[str(status)] = list[JsonValue](chosen)
-        stamp = tx.now_ms // 1000
-        tx.emit(f"$aws/things/{thing}/jobs/notify{suffix}", {"timestamp": stamp, "jobs": lists})
-        after = store.next_execution(tx, thing, namespace)
-        if (after and after.job) != (before and before.job):
-            body: JsonObject = {"timestamp": stamp}
-            if after is not None:
-                body["execution"] = execution_body(after)
-            tx.emit(f"$aws/things/{thing}/jobs/notify-next{suffix}", body)
-
-
-def summary(found: Execution) -> JsonObject:
-    body: JsonObject = {
-        "jobId": found.job,
-        "queuedAt": found.queued_ms // 1000,
-        "lastUpdatedAt": found.updated_ms // 1000,
-        "executionNumber": found.number,
-        "versionNumber": found.version,
-    }
-    if found.started_ms is not None:
-        body["startedAt"] = found.started_ms // 1000
-    return body
-
-
-def execution_body(found: Execution, *, with_document: bool = True) -> JsonObject:
-    body = summary(found) | {"thingName": found.thing, "status": str(found.status)}
-    if found.details:
-        body["statusDetails"] = dict(found.details)
-    if with_document:
-        body["jobDocument"] = codec.loads(found.document)
-    return body
-
-
-def _found(found: Execution | None, job: str, thing: str) -> Execution:
-    if found is None:
-        raise NotFound(f"there is no job {job} for thing {thing}")
-    return found
-
-
-__all__ = ["Conflict", "Execution", "ExecutionChanged", "Jobs", "execution_body", "summary"]

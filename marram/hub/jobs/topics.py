@@ -1,6 +1,7 @@
 """Reserved topics of jobs, with and without a namespace level (`namespace-<id>`; Greengrass uses namespace-aws-gg-deployment).
 
 Source: AWS IoT Developer Guide, "Jobs device MQTT API"; the namespaced forms: observed, aws-greengrass-lite 2.6.0.
+Members of a request that are not known are left alone, as AWS does: lite sends jobId and thingName in the body.
 """
 
 from collections.abc import Awaitable, Callable
@@ -10,30 +11,39 @@ from marram.core import codec
 from marram.core import jobs as machine
 from marram.core.codec import JsonObject, JsonValue
 from marram.core.errors import Conflict, Invalid, LimitExceeded, MarramError, NotFound, VersionConflict
-from marram.hub.jobs.service import Execution, Jobs, execution_body, summary
+from marram.core.jobs import Status
+from marram.hub.jobs import shapes
+from marram.hub.jobs.service import Jobs, whole
 from marram.hub.slice import TopicMessage, topic
 
-CODES: Final[tuple[tuple[type[MarramError], str], ...]] = (
-    (NotFound, "ResourceNotFound"),
-    (VersionConflict, "VersionMismatch"),
-    (Conflict, "InvalidStateTransition"),
-    (LimitExceeded, "InvalidRequest"),
-    (Invalid, "InvalidRequest"),
+CODES: Final[tuple[tuple[type[MarramError], str, str], ...]] = (
+    (NotFound, "", "ResourceNotFound"),
+    (VersionConflict, "", "VersionMismatch"),
+    (Conflict, "terminal", "TerminalStateReached"),
+    (Conflict, "", "InvalidStateTransition"),
+    (LimitExceeded, "rate", "RequestThrottled"),
+    (LimitExceeded, "", "InvalidRequest"),
+    (Invalid, "json", "InvalidJson"),
+    (Invalid, "topic", "InvalidTopic"),
+    (Invalid, "", "InvalidRequest"),
 )
 MAX_BYTES: Final = 32 * 1024
+MAX_DEPTH: Final = 16
+MAX_TOKEN: Final = 128
+NEXT: Final = "$next"
 
 
 @topic("$aws/things/{thing}/jobs/get")
 @topic("$aws/things/{thing}/jobs/{namespace}/get")
 async def get_pending(service: Jobs, message: TopicMessage) -> None:
     namespace = message.params.get("namespace", "")
-    if namespace and not namespace.startswith("namespace-"):
+    if namespace and not namespace.startswith(shapes.PREFIX):
         return await get_one(service, message)  # `jobs/{jobId}/get` has the same number of levels
 
     async def work(_request: JsonObject) -> JsonObject:
-        found = await service.pending(message.params["thing"], namespace)
-        progress: list[JsonValue] = [summary(item) for item in found if item.status is machine.Status.IN_PROGRESS]
-        queued: list[JsonValue] = [summary(item) for item in found if item.status is machine.Status.QUEUED]
+        found = service.device.pending(message.params["thing"], namespace)
+        progress: list[JsonValue] = [shapes.summary(item) for item in found if item.status is Status.IN_PROGRESS]
+        queued: list[JsonValue] = [shapes.summary(item) for item in found if item.status is Status.QUEUED]
         return {"inProgressJobs": progress, "queuedJobs": queued}
 
     return await _answered(service, message, work)
@@ -44,8 +54,13 @@ async def get_pending(service: Jobs, message: TopicMessage) -> None:
 async def start_next(service: Jobs, message: TopicMessage) -> None:
     async def work(request: JsonObject) -> JsonObject:
         details = machine.details(request.get("statusDetails"))
-        found = await service.start_next(message.params["thing"], message.params.get("namespace", ""), details)
-        return {} if found is None else {"execution": execution_body(found)}
+        step = machine.step_minutes(request.get("stepTimeoutInMinutes"), may_cancel=False)
+        namespace = message.params.get("namespace", "")
+        found = await service.device.start_next(message.params["thing"], namespace, details, step)
+        if found is None:
+            return {}
+        document = codec.loads(service.device.document(found.job))
+        return {"execution": shapes.execution(found, message.time_ms, document)}
 
     await _answered(service, message, work)
 
@@ -58,10 +73,14 @@ async def get_one(service: Jobs, message: TopicMessage) -> None:
         namespace = ""
 
     async def work(request: JsonObject) -> JsonObject:
-        with_document = request.get("includeJobDocument", True) is not False
-        found: Execution | None
-        found = await service.next(thing, namespace) if job == "$next" else await service.get(job, thing)
-        return {} if found is None else {"execution": execution_body(found, with_document=with_document)}
+        with_document = _flag(request, "includeJobDocument", absent=True)
+        number = whole(request, "executionNumber")
+        device = service.device
+        found = device.next(thing, namespace) if job == NEXT else device.get(job, thing, number)
+        if found is None:
+            return {}
+        document = codec.loads(device.document(found.job)) if with_document else None
+        return {"execution": shapes.execution(found, message.time_ms, document)}
 
     await _answered(service, message, work)
 
@@ -70,34 +89,74 @@ async def get_one(service: Jobs, message: TopicMessage) -> None:
 @topic("$aws/things/{thing}/jobs/{job}/{namespace}/update")
 async def update(service: Jobs, message: TopicMessage) -> None:
     async def work(request: JsonObject) -> JsonObject:
-        found = await service.update(message.params["job"], message.params["thing"], request)
+        with_state = _flag(request, "includeJobExecutionState", absent=False)
+        with_document = _flag(request, "includeJobDocument", absent=False)
+        found = await service.device.update(message.params["job"], message.params["thing"], request)
         answer: JsonObject = {}
-        if request.get("includeJobExecutionState"):
-            state: JsonObject = {"status": str(found.status), "versionNumber": found.version}
-            if found.details:
-                state["statusDetails"] = dict(found.details)
-            answer["executionState"] = state
-        if request.get("includeJobDocument"):
-            answer["jobDocument"] = codec.loads(found.document)
+        if with_state:
+            answer["executionState"] = shapes.state(found)
+        if with_document:
+            answer["jobDocument"] = codec.loads(service.device.document(found.job))
         return answer
 
     await _answered(service, message, work)
 
 
+@topic("$aws/things/{thing}/jobs/{first}")
+@topic("$aws/things/{thing}/jobs/{first}/{second}")
+@topic("$aws/things/{thing}/jobs/{first}/{second}/{third}")
+async def unknown(service: Jobs, message: TopicMessage) -> None:
+    """What names no request, the service's own topics among them."""
+    if message.topic.endswith(("/accepted", "/rejected")):
+        return  # an answer to that could be answered again
+
+    async def work(_request: JsonObject) -> JsonObject:
+        raise Invalid(f"{message.topic} is not a topic of a jobs request", kind="topic")
+
+    await _answered(service, message, work)
+
+
+def _flag(request: JsonObject, name: str, *, absent: bool) -> bool:
+    value = request.get(name)
+    if value is None:
+        return absent
+    if not isinstance(value, bool):
+        raise Invalid(f"{name} must be true or false, not {codec.kind(value)}")
+    return value
+
+
 def _code(error: MarramError) -> str:
-    return next(name for kind, name in CODES if isinstance(error, kind))
+    said = str(error.data.get("kind", ""))
+    return next(name for kind, detail, name in CODES if isinstance(error, kind) and detail in ("", said))
+
+
+def _request(payload: bytes) -> JsonObject:
+    try:
+        value = codec.loads(payload or b"{}", max_bytes=MAX_BYTES, max_depth=MAX_DEPTH)
+    except Invalid as error:
+        raise Invalid(error.message, kind="json") from error
+    if not isinstance(value, dict):
+        raise Invalid(f"the request must be a JSON object, not {codec.kind(value)}")
+    token = value.get("clientToken")
+    if token is not None and not (isinstance(token, str) and len(token) <= MAX_TOKEN):
+        value.pop("clientToken")
+        raise Invalid(f"clientToken must be text of at most {MAX_TOKEN} characters")
+    return value
 
 
 async def _answered(service: Jobs, message: TopicMessage, work: Callable[[JsonObject], Awaitable[JsonObject]]) -> None:
     token: JsonValue = None
     body: JsonObject
     try:
-        request = codec.loads_object(message.payload or b"{}", what="request", max_bytes=MAX_BYTES)
+        request = _request(message.payload)
         token = request.get("clientToken")
         body = await work(request)
         kind = "accepted"
     except (NotFound, VersionConflict, Conflict, LimitExceeded, Invalid) as error:
         body = {"code": _code(error), "message": error.message}
+        state = error.data.get("state")
+        if isinstance(state, dict):
+            body["executionState"] = state
         kind = "rejected"
     body["timestamp"] = message.time_ms // 1000
     if isinstance(token, str):

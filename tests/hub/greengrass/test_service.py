@@ -47,7 +47,7 @@ class World:
 
     async def finish(self, deployment_id: str, thing: str, status: str, **details: str) -> None:
         found, _, _ = await self.greengrass.deployments.get(deployment_id)
-        await self.jobs.update(found.job, thing, {"status": status, "statusDetails": dict(details)})
+        await self.jobs.device.update(found.job, thing, {"status": status, "statusDetails": dict(details)})
 
     async def executions(self, deployment_id: str) -> dict[str, str]:
         return await self.greengrass.deployments.executions(deployment_id)
@@ -61,7 +61,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         pki = Pki.open(tmp_path / "pki", clock=clock, entropy=entropy)
         identity = Identity(db, pki, bus, clock=clock, entropy=entropy, account=ACCOUNT, region=REGION)
         registry = Registry(db, identity, bus, entropy=entropy)
-        jobs = Jobs(db, bus)
+        jobs = Jobs(db, bus, registry)
         blobs = Blobs(tmp_path / "blobs", db, entropy=entropy)
         objects = Objects(db, blobs, clock, region=REGION, endpoint=lambda: "http://127.0.0.1:1", signer=Signer())
         greengrass = Greengrass(db, bus, identity, registry, jobs, objects, account=ACCOUNT, region=REGION)
@@ -69,6 +69,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         for thing in ("c1", "c2", "c3"):
             await registry.create_thing(thing)
             await registry.add_to_group("line", thing)
+            await greengrass.devices.asked(thing)
         await objects.create_bucket("artifacts")
         yield World(db, clock, registry, jobs, objects, greengrass)
 
@@ -250,6 +251,9 @@ async def test_who_joins_gets_what_is_in_force_and_who_leaves_loses_what_waits(w
     await world.registry.add_to_group("line", "c4")
     await world.registry.remove_from_group("line", "c1")
     await world.greengrass.deployments.reconcile()
+    assert await world.executions(made) == {"c1": "REMOVED", "c2": "QUEUED", "c3": "QUEUED"}, "c4 is no core yet"
+    assert await world.greengrass.devices.asked("c4")
+    await world.greengrass.deployments.reconcile()
     assert await world.executions(made) == {"c1": "REMOVED", "c2": "QUEUED", "c3": "QUEUED", "c4": "QUEUED"}
 
 
@@ -287,7 +291,7 @@ async def test_a_canary_that_fails_stops_there(world: World) -> None:
     assert canary.state == "STOPPED"
     assert await world.executions(second) == {"c1": "FAILED"}
     assert (await world.greengrass.deployments.get(first))[0].status == "ACTIVE"
-    assert await world.jobs.next("c1", "namespace-aws-gg-deployment") is None  # it rolled back by itself
+    assert world.jobs.device.next("c1", "namespace-aws-gg-deployment") is None  # it rolled back by itself
     third = await deploy(world, "2.0.0", canary_things=["c2"], bake_ms=0)
     assert await world.executions(third) == {"c2": "QUEUED"}
 
@@ -300,10 +304,10 @@ async def test_a_canary_that_breaks_while_baking_gets_the_old_version_back(world
     report = {"messageType": "PARTIAL", "sequenceNumber": 1, "components": [status]}
     await world.greengrass.devices.report("c1", json.dumps(report).encode())
     assert await world.greengrass.deployments.watch_canaries() == [second]
-    again = await world.jobs.next("c1", "namespace-aws-gg-deployment")
+    again = world.jobs.device.next("c1", "namespace-aws-gg-deployment")
     assert again is not None
-    assert json.loads(again.document)["components"] == {"com.example.Hello": {"version": "1.0.0"}}
-    assert await world.jobs.next("c2", "namespace-aws-gg-deployment") is None
+    assert json.loads(world.jobs.device.document(again.job))["components"] == {"com.example.Hello": {"version": "1.0.0"}}
+    assert world.jobs.device.next("c2", "namespace-aws-gg-deployment") is None
 
 
 async def test_one_canary_at_a_time(world: World) -> None:

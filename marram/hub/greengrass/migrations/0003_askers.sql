@@ -1,0 +1,4 @@
+CREATE TABLE deployment_asker (
+    thing TEXT PRIMARY KEY,
+    first_ms INTEGER NOT NULL
+);
