@@ -40,6 +40,7 @@ _IOT: Final[Mapping[Key, Candidates]] = {
     (Invalid, "sql"): ("SqlParseException", "InvalidRequestException"),
     (Invalid, "policy"): ("MalformedPolicyException", "InvalidRequestException"),
     (Invalid, "certificate"): ("CertificateValidationException", "InvalidRequestException"),
+    (Invalid, "registration_code"): ("RegistrationCodeValidationException", "InvalidRequestException"),
     (Denied, ""): ("AccessDeniedException",),
     (NotFound, ""): ("ResourceNotFoundException",),
     (NotFound, "rule"): ("UnauthorizedException", "ResourceNotFoundException"),
@@ -47,6 +48,8 @@ _IOT: Final[Mapping[Key, Candidates]] = {
     (VersionConflict, ""): ("VersionConflictException", "ConflictException"),
     (Conflict, ""): ("DeleteConflictException", "ConflictException", "InvalidStateTransitionException", "InvalidRequestException"),
     (Conflict, "certificate_state"): ("CertificateStateException", "InvalidRequestException"),
+    (Conflict, "certificate"): ("CertificateConflictException", "InvalidRequestException"),
+    (Conflict, "resource"): ("ConflictingResourceUpdateException", "InvalidRequestException"),
     (LimitExceeded, ""): ("LimitExceededException", "InvalidRequestException"),
     (LimitExceeded, "versions"): ("VersionsLimitExceededException", "LimitExceededException"),
     (LimitExceeded, "rate"): ("ThrottlingException",),
@@ -62,6 +65,7 @@ _IOT_DATA: Final[Mapping[Key, Candidates]] = {
     (Conflict, ""): ("ConflictException",),
     (LimitExceeded, ""): ("RequestEntityTooLargeException", "InvalidRequestException"),
     (LimitExceeded, "rate"): ("ThrottlingException",),
+    (Unavailable, "timeout"): ("GatewayTimeoutException", "ServiceUnavailableException"),
     (Unavailable, ""): ("ServiceUnavailableException",),
 }
 _JOBS_DATA: Final[Mapping[Key, Candidates]] = {

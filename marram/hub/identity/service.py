@@ -57,6 +57,7 @@ __all__ = [
     "Subject",
     "ThingFacts",
     "Things",
+    "Trust",
     "certificate_id",
     "certificate_parameters",
     "pem_of",
