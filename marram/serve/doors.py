@@ -51,24 +51,25 @@ def build(base: Base, slices: Slices) -> Doors:
 async def listen(base: Base, slices: Slices, doors: Doors, stack: contextlib.AsyncExitStack) -> None:
     """Open the ports. Raises Unavailable when one is taken."""
     handshakes = stack.enter_context(ThreadPoolExecutor(max_workers=2, thread_name_prefix="tls"))
-    place, pki, door, mqtt = base.place, slices.pki, doors.http, doors.mqtt
+    place, trust, door, mqtt = base.place, slices.identity.trust, doors.http, doors.mqtt
     outside = place.bind or LOOPBACK
 
     def https(peer: net.PeerInfo) -> asyncio.Protocol:
         return mqtt.connection(peer) if peer.alpn == ALPN_MQTT else door.connection(secure=True)
 
-    mqtt_context = pki.server_context("required", alpn=[ALPN_MQTT])
-    https_context = pki.server_context("optional", alpn=[ALPN_MQTT, *ALPN_HTTP])
-    api_context = pki.server_context("none", alpn=["http/1.1"])
+    # Asked at each handshake: what is trusted changes while they listen.
+    for_mqtt = trust.door("required", alpn=[ALPN_MQTT])
+    for_https = trust.door("optional", alpn=[ALPN_MQTT, *ALPN_HTTP])
+    for_api = trust.door("none", alpn=["http/1.1"])
     servers = [
         await net.serve(LOOPBACK, place.ports["api"], lambda _peer: door.connection(), tls=None, handshakes=None),
-        await net.serve(outside, place.ports["mqtt"], mqtt.connection, tls=lambda: mqtt_context, handshakes=handshakes),
-        await net.serve(outside, place.ports["https"], https, tls=lambda: https_context, handshakes=handshakes),
+        await net.serve(outside, place.ports["mqtt"], mqtt.connection, tls=for_mqtt, handshakes=handshakes),
+        await net.serve(outside, place.ports["https"], https, tls=for_https, handshakes=handshakes),
     ]
     if place.bind is not None:
         servers.append(
             await net.serve(
-                place.bind, place.ports["api"], lambda _peer: door.connection(secure=True), tls=lambda: api_context,
+                place.bind, place.ports["api"], lambda _peer: door.connection(secure=True), tls=for_api,
                 handshakes=handshakes,
             )
         )  # fmt: skip

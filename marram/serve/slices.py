@@ -19,10 +19,11 @@ from marram.hub.broker.service import Broker
 from marram.hub.bus import Bus, Outbox
 from marram.hub.greengrass.service import Greengrass
 from marram.hub.identity.pki import Pki
-from marram.hub.identity.service import Identity, Key
+from marram.hub.identity.service import Identity, Key, Trust
 from marram.hub.jobs.service import Jobs
 from marram.hub.objects import run as uploads
 from marram.hub.objects.service import Objects
+from marram.hub.provisioning.service import Provisioning
 from marram.hub.registry.service import Registry
 from marram.hub.rules.service import Rules
 from marram.hub.shadow import run as watching
@@ -42,6 +43,7 @@ logger = log.logger(__name__)
 
 NAMES: Final = (
     "audit", "identity", "registry", "broker", "shadow", "objects", "timeseries", "jobs", "rules", "greengrass",
+    "provisioning",
 )  # fmt: skip
 PRESIGN_RIGHTS: Final = (
     '{"Version": "2012-10-17", "Statement": '
@@ -84,6 +86,7 @@ class Slices:
     jobs: Jobs
     rules: Rules
     greengrass: Greengrass
+    provisioning: Provisioning
 
     @property
     def services(self) -> dict[str, object]:
@@ -125,9 +128,10 @@ def build(base: Base) -> Slices:
     series = TimeSeries(
         db=db, journal=journal, clock=clock, folder=base.data / "ts", entropy=entropy, settings=base.settings.timeseries
     )
-    jobs = Jobs(db, bus, things, objects=objects, events=things.events)
+    jobs = Jobs(db, bus)
     rules = Rules(db=db, journal=journal, broker=broker, timeseries=series, check_role=identity.check_role, clock=clock)
     greengrass = Greengrass(db, bus, identity, things, jobs, objects, account=place.account, region=place.region)
+    provisioning = Provisioning(db, identity, things, objects, broker, clock=clock)
     learner = learning.build(
         db=db, objects=objects, pki=pki, greengrass=greengrass, clock=clock, folder=base.data, account=place.account,
         region=place.region,
@@ -135,6 +139,7 @@ def build(base: Base) -> Slices:
     made = Slices(
         pki=pki, admin=admin, blobs=blobs, learner=learner, audit=audit, identity=identity, registry=things, broker=broker,
         shadow=shadows, objects=objects, timeseries=series, jobs=jobs, rules=rules, greengrass=greengrass,
+        provisioning=provisioning,
     )  # fmt: skip
     _declare([*(f"marram.hub.{name}" for name in NAMES), *learner.packages])
     broker.add_handlers(made.services)
@@ -166,12 +171,15 @@ def runners(base: Base, slices: Slices) -> list[Runner]:
         ("shadows", lambda: watching.run(slices.shadow)),
         ("series", slices.timeseries.run),
         ("rules", slices.rules.run),
-        ("jobs", slices.jobs.run),
         ("greengrass", slices.greengrass.run),
+        ("tls-trust", slices.identity.trust.run),
+        ("arrivals", slices.provisioning.arrivals.run),
+        ("registration-tasks", slices.provisioning.bulk.run),
+        ("provisioning", lambda: periodic("provisioning.tend", 5.0, slices.provisioning.tend)),
         ("audit", lambda: periodic("audit.tend", HEAD_EVERY_S, slices.audit.tend)),
         ("blobs", lambda: periodic("blobs.collect", 30.0, _collect(slices.blobs))),
         ("uploads", lambda: periodic("objects.expire", uploads.EVERY_S, lambda: uploads.expire(slices.objects))),
-        ("certificates", lambda: periodic("pki.renew", 3600.0, _renew(slices.pki))),
+        ("certificates", lambda: periodic("pki.renew", 3600.0, _renew(slices.pki, slices.identity.trust))),
         *slices.learner.runners,
     ]
 
@@ -208,9 +216,9 @@ def _collect(blobs: Blobs) -> Callable[[], Awaitable[None]]:
     return work
 
 
-def _renew(pki: Pki) -> Callable[[], Awaitable[None]]:
+def _renew(pki: Pki, trust: Trust) -> Callable[[], Awaitable[None]]:
     async def work() -> None:
         if await asyncio.to_thread(pki.renew_if_due):
-            logger.warning("pki.restart_wanted", why="the server certificate is new; a restart serves it")
+            trust.renew()
 
     return work
