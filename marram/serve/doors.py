@@ -39,20 +39,25 @@ class Doors:
 def build(base: Base, slices: Slices) -> Doors:
     """Nobody listens yet."""
     place, identity, clock = base.place, slices.identity, base.clock
-    mqtt = MqttDoor(broker=slices.broker, identity=identity, clock=clock, entropy=base.entropy, host=place.host)
+    limits = base.settings.limits
+    mqtt = MqttDoor(
+        broker=slices.broker, identity=identity, clock=clock, entropy=base.entropy, host=place.host,
+        connect_s=limits.mqtt_connect_s, connections=limits.mqtt_connections,
+        connections_per_address=limits.mqtt_connections_per_address,
+    )  # fmt: skip
     api = Api(
         services=slices.services, identity=identity, clock=clock, entropy=base.entropy, account=place.account,
         region=place.region, page_key=slices.pki.derived_key("pages"), host_names=("localhost", place.host),
-        metrics_text=metrics.render, auditor=slices.audit, websocket=mqtt.connection,
+        metrics_text=metrics.render, auditor=slices.audit, websocket=mqtt.connection, limits=limits,
     )  # fmt: skip
-    return Doors(HttpDoor(api, clock), mqtt)
+    return Doors(HttpDoor(api, clock, limits.http), mqtt)
 
 
 async def listen(base: Base, slices: Slices, doors: Doors, stack: contextlib.AsyncExitStack) -> None:
     """Open the ports. Raises Unavailable when one is taken."""
     handshakes = stack.enter_context(ThreadPoolExecutor(max_workers=2, thread_name_prefix="tls"))
     place, trust, door, mqtt = base.place, slices.identity.trust, doors.http, doors.mqtt
-    outside = place.bind or LOOPBACK
+    outside, accept = place.bind or LOOPBACK, base.settings.limits.accept
 
     def https(peer: net.PeerInfo) -> asyncio.Protocol:
         return mqtt.connection(peer) if peer.alpn == ALPN_MQTT else door.connection(secure=True)
@@ -63,14 +68,16 @@ async def listen(base: Base, slices: Slices, doors: Doors, stack: contextlib.Asy
     for_api = trust.door("none", alpn=["http/1.1"])
     servers = [
         await net.serve(LOOPBACK, place.ports["api"], lambda _peer: door.connection(), tls=None, handshakes=None),
-        await net.serve(outside, place.ports["mqtt"], mqtt.connection, tls=for_mqtt, handshakes=handshakes),
-        await net.serve(outside, place.ports["https"], https, tls=for_https, handshakes=handshakes),
+        await net.serve(
+            outside, place.ports["mqtt"], mqtt.connection, tls=for_mqtt, handshakes=handshakes, accept=accept
+        ),
+        await net.serve(outside, place.ports["https"], https, tls=for_https, handshakes=handshakes, accept=accept),
     ]
     if place.bind is not None:
         servers.append(
             await net.serve(
                 place.bind, place.ports["api"], lambda _peer: door.connection(secure=True), tls=for_api,
-                handshakes=handshakes,
+                handshakes=handshakes, accept=accept,
             )
         )  # fmt: skip
     for server in servers:

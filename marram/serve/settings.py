@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from marram.core.errors import Conflict, Invalid, Unavailable
+from marram.hub.border import limits
+from marram.hub.border.limits import Limits
 from marram.hub.shadow.service import Settings as ShadowSettings
 from marram.hub.timeseries.service import Settings as SeriesSettings
 from marram.kit import config
@@ -29,6 +31,7 @@ class HubSettings:
     account_id: str = ""
     region: str = ""
     log_level: str = "info"
+    limits: str = "default"  # or "aws": its rates are on too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +39,7 @@ class Sections:
     """marram.toml whole: a field each section, by its name."""
 
     hub: HubSettings
+    limits: Limits
     timeseries: SeriesSettings
     shadow: ShadowSettings
 
@@ -44,7 +48,9 @@ def load(path: Path, environ: Mapping[str, str]) -> Sections:
     """Raises BadSetting for an unknown section or key, Invalid for a value that cannot be."""
     kinds = typing.get_type_hints(Sections)
     config.known_sections(path, kinds)
-    return Sections(**{name: config.load(kind, name, path=path, environ=environ) for name, kind in kinds.items()})
+    plain = {name: kind for name, kind in kinds.items() if kind is not Limits}
+    made = {name: config.load(kind, name, path=path, environ=environ) for name, kind in plain.items()}
+    return Sections(**made, limits=limits.load(made["hub"].limits, path, environ))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

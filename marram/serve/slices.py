@@ -118,7 +118,10 @@ def build(base: Base) -> Slices:
     admin = identity.admin_key()
     presigner = identity.own_key("marram-presign", PRESIGN_RIGHTS)
     things = Registry(db, identity, bus, entropy=entropy, endpoint=lambda: (place.host, place.ports["https"]))
-    broker = Broker(journal=journal, db=db, identity=identity, clock=clock, entropy=entropy, bus=bus)
+    broker = Broker(
+        journal=journal, db=db, identity=identity, clock=clock, entropy=entropy, bus=bus,
+        settings=base.settings.limits.broker,
+    )  # fmt: skip
     shadows = Shadows(db, bus, settings=base.settings.shadow, index=things.index)
     blobs = Blobs(base.data / "blobs", db, entropy=entropy)
     objects = Objects(
@@ -128,7 +131,7 @@ def build(base: Base) -> Slices:
     series = TimeSeries(
         db=db, journal=journal, clock=clock, folder=base.data / "ts", entropy=entropy, settings=base.settings.timeseries
     )
-    jobs = Jobs(db, bus)
+    jobs = Jobs(db, bus, things, objects=objects, events=things.events)
     rules = Rules(db=db, journal=journal, broker=broker, timeseries=series, check_role=identity.check_role, clock=clock)
     greengrass = Greengrass(db, bus, identity, things, jobs, objects, account=place.account, region=place.region)
     provisioning = Provisioning(db, identity, things, objects, broker, clock=clock)
@@ -171,6 +174,7 @@ def runners(base: Base, slices: Slices) -> list[Runner]:
         ("shadows", lambda: watching.run(slices.shadow)),
         ("series", slices.timeseries.run),
         ("rules", slices.rules.run),
+        ("jobs", slices.jobs.run),
         ("greengrass", slices.greengrass.run),
         ("tls-trust", slices.identity.trust.run),
         ("arrivals", slices.provisioning.arrivals.run),

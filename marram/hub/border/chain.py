@@ -27,10 +27,12 @@ from marram.hub.border import audit, awsjson, errors, intent, plans, s3rest, ws
 from marram.hub.border.audit import Auditor, NoAuditor
 from marram.hub.border.awsjson import Parsed, Request, Response
 from marram.hub.border.errors import Fault
+from marram.hub.border.limits import Limits
 from marram.hub.border.paging import Pages
 from marram.hub.border.plans import Plan, PlannedOperation
 from marram.hub.border.rawroutes import RawRoutes
 from marram.hub.border.shapes import Shapes
+from marram.hub.border.throttle import Throttle
 from marram.hub.slice import OPERATIONS, ROUTES, Call, Operation, RawRequest, Route
 from marram.kit import metrics
 from marram.kit.clock import Clock, Entropy, uuid4
@@ -51,8 +53,6 @@ TOKENS_OUT: Final = (
 )  # fmt: skip
 _S3_PLAIN: Final = frozenset({"Marker", "NextMarker"})  # S3's first listing pages by object keys that clients make up
 DEVICE_SERVICES: Final = ("iot-data", "iot-jobs-data")  # what a client certificate may call on the https port
-_JOIN_BURST: Final = 30.0
-_JOIN_A_SECOND: Final = 3.0
 
 # Objects are somebody's bytes: a browser that is sent to one must not run it as a page of this host.
 _OBJECT_HEADERS: Final = {"x-content-type-options": "nosniff", "content-security-policy": "sandbox"}
@@ -113,6 +113,7 @@ class Api:
         metrics_token: str | None = None,
         auditor: Auditor | None = None,
         websocket: WebSockets | None = None,
+        limits: Limits | None = None,
         operations: Mapping[tuple[str, str], Operation] = OPERATIONS,
         routes: Mapping[tuple[str, str], Route] = ROUTES,
     ) -> None:
@@ -131,7 +132,8 @@ class Api:
         self._acts = frozenset(key for key, operation in operations.items() if audit.is_act(operation))
         self._routes = RawRoutes(routes.values())
         self._shapes: dict[str, Shapes] = {}
-        self._join_tokens: dict[str, tuple[float, int]] = {}
+        self._throttle = Throttle(clock, limits or Limits())
+        self._limits = limits or Limits()
         self._check_declarations()
 
     def _check_declarations(self) -> None:
@@ -277,7 +279,7 @@ class Api:
         headers = ws.check(request, pairs)
         if isinstance(headers, Response):
             return headers
-        life_ms = ws.LIFE_MS
+        life_ms = self._limits.websocket_s * 1000
         if claim is not None:
             if claim.service != sigv4.MQTT:
                 raise Unauthenticated(
@@ -355,6 +357,7 @@ class Api:
                 resources += [named] if isinstance(named, str) else named
                 for resource in resources:
                     self._authorise(request, subject, declared.action, resource)
+            self._throttle.operation(plan.service, operation.name)
             given = self._open_tokens(plan, operation, params)
             result = dict(await declared.function(self._services[declared.slice], call, params))
         except Exception as error:
@@ -473,7 +476,7 @@ class Api:
                 resource = "*" if made is None else made(self._region, self._account, params)
                 self._authorise(request, subject, route.action, resource)
         else:
-            self._limit_rate(request.source_ip)
+            self._throttle.address(request.source_ip)
         assert isinstance(request.body, bytes)
         answer = await route.function(
             self._services[route.slice],
@@ -484,16 +487,6 @@ class Api:
             ),
         )  # fmt: skip
         return Response(answer.status, {"content-type": answer.content_type} | dict(answer.headers), answer.body)
-
-    def _limit_rate(self, source_ip: str) -> None:
-        now_ns = self._clock.mono_ns()
-        left, before_ns = self._join_tokens.get(source_ip, (_JOIN_BURST, now_ns))
-        left = min(_JOIN_BURST, left + (now_ns - before_ns) / 1e9 * _JOIN_A_SECOND) - 1
-        if len(self._join_tokens) > 10_000:
-            self._join_tokens.clear()
-        self._join_tokens[source_ip] = (max(left, 0.0), now_ns)
-        if left < 0:
-            raise LimitExceeded("too many attempts from this address: wait a little", kind="rate")
 
     def _metrics(self, request: Request) -> Response:
         assert self._metrics_text is not None

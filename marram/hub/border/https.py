@@ -8,6 +8,7 @@ follows on it cannot be trusted. Source: RFC 9112. Not here: TLS and ALPN (kit/n
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Any, Final, Protocol
 
@@ -21,13 +22,8 @@ from marram.kit.log import logger
 
 log = logger(__name__)
 
-HEAD_S: Final = 10.0
-BODY_S: Final = 30.0
-IDLE_S: Final = 75.0
 WRITE_S: Final = 60.0
 DRAIN_S: Final = 10.0
-MAX_CONNECTIONS: Final = 4096
-MAX_CONNECTIONS_AN_ADDRESS: Final = 1024
 _HIGH_WATER: Final = 256 << 10
 _DRAIN_BYTES: Final = 64 << 20
 _REASONS: Final = {
@@ -46,6 +42,18 @@ _STATUS_LINES: Final = {status: f"HTTP/1.1 {status} {reason}\r\n".encode() for s
 
 _connections = metrics.gauge("marram_http_connections", "Open HTTP connections")
 _refused = metrics.counter("marram_http_refused_total", "HTTP requests refused before they were understood", ["reason"])
+_hits = metrics.counter("marram_limit_hits_total", "What was over a limit, by limit", ["limit"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """How long and how many."""
+
+    head_s: float = 10.0  # from its first byte
+    body_s: float = 30.0  # whole; of a stream, its next piece
+    idle_s: float = 75.0
+    connections: int = 4096
+    connections_per_address: int = 1024
 
 
 class Handler(Protocol):
@@ -59,9 +67,10 @@ class Handler(Protocol):
 class HttpDoor:
     """The connections of one handler, on any number of listeners."""
 
-    def __init__(self, handler: Handler, clock: Clock) -> None:
+    def __init__(self, handler: Handler, clock: Clock, bounds: Bounds | None = None) -> None:
         self.handler = handler
         self.clock = clock
+        self.bounds = bounds or Bounds()
         self.connections: set[HttpConnection] = set()
         self.tasks: set[asyncio.Task[None]] = set()
         self.by_address: dict[str, int] = {}
@@ -72,6 +81,13 @@ class HttpDoor:
     def connection(self, *, secure: bool = False) -> "HttpConnection":
         """A protocol for one accepted connection."""
         return HttpConnection(self, secure)
+
+    def over(self, of_address: int) -> str:
+        """The limit that one more connection of an address with so many would break, or nothing."""
+        if len(self.connections) >= self.bounds.connections:
+            return "http_connections"
+        most = self.bounds.connections_per_address
+        return "http_connections_per_address" if most and of_address >= most else ""
 
     async def run(self) -> None:
         """The deadlines. Returns when cancelled."""
@@ -134,15 +150,18 @@ class HttpConnection(asyncio.Protocol):
             self._address = name[0] if name else ""
         door = self._door
         count = door.by_address.get(self._address, 0)
-        if door.closing or len(door.connections) >= MAX_CONNECTIONS or count >= MAX_CONNECTIONS_AN_ADDRESS:
+        limit = door.over(count)
+        if door.closing or limit:
             _refused.inc(reason="connections")
+            if limit:
+                _hits.inc(limit=limit)
             self._closed = True
             transport.abort()
             return
         door.connections.add(self)
         door.by_address[self._address] = count + 1
         _connections.inc()
-        self._deadline(HEAD_S)
+        self._deadline(self._door.bounds.head_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._leave()
@@ -193,7 +212,7 @@ class HttpConnection(asyncio.Protocol):
     def _take(self, data: bytes) -> None:
         if self._body is not None:
             if self._stream is not None:  # a buffered body has its deadline as a whole: it is small
-                self._deadline(BODY_S)
+                self._deadline(self._door.bounds.body_s)
             self._take_body(data)
             return
         if self._busy:
@@ -203,7 +222,7 @@ class HttpConnection(asyncio.Protocol):
                 self._transport.pause_reading()
             return
         if not self._buffer:
-            self._deadline(HEAD_S)
+            self._deadline(self._door.bounds.head_s)
             if not 0x41 <= data[0] <= 0x5A:  # at once: what speaks another protocol may send no line end, and wait
                 raise Invalid(_NOT_HTTP.get(data[0], "the request line is malformed"))
         self._buffer = self._buffer + data if self._buffer else data
@@ -236,7 +255,7 @@ class HttpConnection(asyncio.Protocol):
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._body = http1.Body(head.length)
         self._pieces, self._size = [], 0
-        self._deadline(BODY_S)
+        self._deadline(self._door.bounds.body_s)
         if self._limit is None:
             self._stream = BodyStream(self)
             self._start(self._stream)
@@ -274,7 +293,7 @@ class HttpConnection(asyncio.Protocol):
             self.deadline_ns = 1 << 63
             self._transport.pause_reading()
         else:
-            self._deadline(BODY_S)
+            self._deadline(self._door.bounds.body_s)
             self._transport.resume_reading()
 
     # Answering.
@@ -344,12 +363,12 @@ class HttpConnection(asyncio.Protocol):
         if not keep:
             self._finish(unread)
             return
-        self._deadline(IDLE_S)
+        self._deadline(self._door.bounds.idle_s)
         if self._paused:
             self._paused = False
             self._transport.resume_reading()
         if self._buffer:
-            self._deadline(HEAD_S)
+            self._deadline(self._door.bounds.head_s)
             self.data_received(b"")
 
     def _hand_over(self, response: Response) -> None:
@@ -424,6 +443,7 @@ class HttpConnection(asyncio.Protocol):
             self._transport.close()
             return
         _refused.inc(reason="slow")
+        _hits.inc(limit="http_body_s" if self._body is not None else "http_head_s")
         if self._busy or self._body is not None or self._closed:
             self.abort()
             return

@@ -83,7 +83,8 @@ class MqttDoor:
         connections_per_address: int = 0,
         anonymous: Subject | None = None,
     ) -> None:
-        """connections: in all, and of one address; 0: any number. `anonymous`: who peers without a certificate are; for benchmarks and tests of the codec, never in a hub."""
+        """connections: in all, and of one address; 0: any number.
+        `anonymous`: who peers without a certificate are; for benchmarks and tests of the codec, never in a hub."""
         self.broker, self.identity, self.clock, self.entropy, self.host = broker, identity, clock, entropy, host
         self.anonymous = anonymous
         self.tick = broker.tick
@@ -337,6 +338,7 @@ class Connection(asyncio.Protocol):
         if now_ms > due_ms and self._reading:
             self.end(packets.KEEP_ALIVE_TIMEOUT, "silent for 1.5 times the keep-alive", presence.KEEP_ALIVE)
         elif self._ends_ms is not None and now_ms >= self._ends_ms:
+            _hits.inc(limit="websocket_s")
             self.end(packets.ADMINISTRATIVE_ACTION, "the WebSocket's time is over", presence.WEBSOCKET_TTL)
         else:
             self._watch(max(due_ms, now_ms))

@@ -20,7 +20,6 @@ log = logger(__name__)
 
 PATH: Final = "/mqtt"
 SUBPROTOCOL: Final = "mqtt"
-LIFE_MS: Final = 24 * 3_600_000  # AWS closes WebSockets after a day, whatever they were opened with
 CONGESTED_BYTES: Final = 64 << 10  # above it a ping has no answer: the peer does not read the answers either
 AUTHORIZER: Final = ("x-amz-customauthorizer-name", "x-amz-customauthorizer-signature")
 

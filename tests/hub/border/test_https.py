@@ -9,10 +9,11 @@ import pytest
 from marram.core import http1
 from marram.hub.border import intent
 from marram.hub.border.awsjson import Request, Response
-from marram.hub.border.https import BODY_S, HEAD_S, IDLE_S, HttpDoor
+from marram.hub.border.https import Bounds, HttpDoor
 from marram.hub.slice import Stream
 from marram.kit.clock import FakeClock
 
+BOUNDS = Bounds()
 OK = b"GET /ok HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
@@ -237,11 +238,11 @@ async def test_a_slow_head_is_cut(door: Door) -> None:
     await wire.send(b"GET / HTTP/1.1\r\n")
     while not door.door.connections or b"GET" not in next(iter(door.door.connections))._buffer:
         await asyncio.sleep(0)
-    door.tick(HEAD_S / 2)
+    door.tick(BOUNDS.head_s / 2)
     await wire.send(b"X: y\r\n")
     while b"X: y" not in next(iter(door.door.connections))._buffer:
         await asyncio.sleep(0)
-    door.tick(HEAD_S / 2)
+    door.tick(BOUNDS.head_s / 2)
     assert (await wire.answer())[0] == 408
     assert await wire.closed()
 
@@ -251,7 +252,7 @@ async def test_a_stalled_body_is_cut(door: Door) -> None:
     await wire.send(HEAD + b"Content-Length: 10\r\n\r\nabc")
     while not door.door.connections or next(iter(door.door.connections))._body is None:
         await asyncio.sleep(0)
-    door.tick(BODY_S + 1)
+    door.tick(BOUNDS.body_s + 1)
     assert await wire.closed()
 
 
@@ -259,10 +260,10 @@ async def test_an_idle_connection_is_closed(door: Door) -> None:
     wire = await door.open()
     await wire.send(OK)
     await wire.answer()
-    door.tick(IDLE_S - 1)
+    door.tick(BOUNDS.idle_s - 1)
     await wire.send(OK)
     await wire.answer()
-    door.tick(IDLE_S + 1)
+    door.tick(BOUNDS.idle_s + 1)
     assert await wire.closed()
 
 
