@@ -78,7 +78,11 @@ class IdentityLike(Protocol):
     def key(self, access_key_id: str) -> KeyLike: ...
     def session(self, access_key_id: str, token: str) -> KeyLike: ...
     def certificate_subject(self, der: bytes) -> "Subject": ...
+    def key_used(self, access_key_id: str, service: str) -> None: ...
     def may(self, subject: "Subject", action: str, resource: str, context: Mapping[str, str]) -> bool: ...
+    def denial(self, subject: "Subject", action: str, resource: str, context: Mapping[str, str]) -> str:
+        """The sentence for somebody who may not."""
+        ...
 
 
 class WebSockets(Protocol):
@@ -247,6 +251,8 @@ class Api:
             claim, held.secret, method=request.method, path=path, query=pairs, headers=request.headers,
             payload_hash=payload, now_ms=self._clock.wall_ms(), region=self._region,
         )  # fmt: skip
+        if claim.token is None:
+            self._identity.key_used(claim.access_key_id, plan.signing_name)
         return held, key, payload
 
     async def _with_certificate(
@@ -343,6 +349,9 @@ class Api:
             extra={
                 "host": request.headers.get("host", ""),
                 "secure": request.secure,
+                "seen": self._seen(request),
+                # For resource functions that have to look a name up.
+                "service": self._services[declared.slice],
                 # For a second permission that only the operation can name (the source of a copy).
                 "authorise": partial(self._authorise, request, subject),
             },
@@ -410,21 +419,28 @@ class Api:
         except Exception as error:  # a border: the act is done, and its caller is to know
             log.error("api.audit_failed", exc_info=error, request_id=call.request_id, operation=declared.name)
 
-    def _authorise(self, request: Request, subject: "Subject | None", action: str, resource: str) -> None:
-        if subject is None:
-            raise Unauthenticated("a client certificate is needed here", reason="missing")
-        seen = {
+    def _seen(self, request: Request) -> dict[str, str]:
+        """What policies may ask about a request."""
+        return {
             "aws:SourceIp": request.source_ip,
             "aws:SecureTransport": "true" if request.secure else "false",
             "aws:RequestedRegion": self._region,
         }
+
+    def _authorise(
+        self,
+        request: Request,
+        subject: "Subject | None",
+        action: str,
+        resource: str,
+        more: Mapping[str, str] | None = None,
+    ) -> None:
+        if subject is None:
+            raise Unauthenticated("a client certificate is needed here", reason="missing")
+        seen = self._seen(request) | dict(more or {})
         if not self._identity.may(subject, action, resource, seen):
-            raise Denied(
-                f"User: {subject.arn} is not authorized to perform: {action} on resource: {resource}"
-                " because no policy allows it",
-                action=action,
-                resource=resource,
-            )
+            why = self._identity.denial(subject, action, resource, seen)
+            raise Denied(why, action=action, resource=resource)
 
     def _open_tokens(self, plan: Plan, operation: PlannedOperation, params: dict[str, Any]) -> dict[str, str]:
         """Puts the last keys in the place of the tokens; returns the tokens as they were given."""

@@ -107,7 +107,10 @@ class Sessions:
         if session.id != access_key_id:
             raise Unauthenticated("the session token is of another session", reason="token")
         subject = self.subject(session)
-        return Key(id=access_key_id, name=subject.arn, secret=self._secret(access_key_id), subject=subject)
+        return Key(
+            id=access_key_id, name=subject.arn, secret=self._secret(access_key_id), subject=subject,
+            expires_ms=session.expires_ms,
+        )  # fmt: skip
 
     def subject(self, session: Session) -> Subject:
         """Whoever has these credentials, as of now. Raises Unauthenticated when they have ended, or their owner has."""

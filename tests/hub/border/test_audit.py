@@ -29,6 +29,12 @@ class Identity:
 
     session = certificate_subject = None
 
+    def key_used(self, *_: object) -> None:
+        return None
+
+    def denial(self, *_: object) -> str:
+        return "no"
+
     def may(self, *_: object) -> bool:
         return self.allow
 

@@ -71,6 +71,12 @@ class Identity:
     def certificate_subject(self, der: bytes) -> Any:
         raise Unauthenticated("no")
 
+    def key_used(self, access_key_id: str, service: str) -> None:
+        return None
+
+    def denial(self, subject: Any, action: str, resource: str, context: Any) -> str:
+        return f"User: {subject.arn} is not authorized to perform: {action} on resource: {resource}"
+
     def may(self, subject: Any, action: str, resource: str, context: Any) -> bool:
         self.asked.append((action, resource))
         return self.allow
