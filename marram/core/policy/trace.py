@@ -3,7 +3,7 @@
 The decision itself is evaluate.py's, asked part by part; nothing is decided here a second time.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from marram.core.policy import evaluate, variables
@@ -46,6 +46,22 @@ def steps(
                 )
             )
     return found
+
+
+def summary(found: Sequence[Step], decision: str) -> str:
+    """One line: the statements that decide, or why those that might have allowed it do not."""
+    effect = "Deny" if decision == "explicit deny" else "Allow"
+    deciding = [step for step in found if step.applies and step.effect == effect]
+    if deciding:
+        return "; ".join(f"{_name(step)} {'denies' if effect == 'Deny' else 'allows'} it" for step in deciding)
+    near = [step for step in found if step.effect == "Allow" and "Action does not cover" not in step.why]
+    if not near:
+        return "no statement allows the action"
+    return "no statement allows it: " + "; ".join(f"{_name(step)}: {step.why}" for step in near)
+
+
+def _name(step: Step) -> str:
+    return f"policy {step.policy} statement {step.statement}" + (f" ({step.sid})" if step.sid else "")
 
 
 def _outcome(

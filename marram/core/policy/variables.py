@@ -8,7 +8,7 @@ variables"; IAM user guide, "Policy variables". `+` and `#` have no meaning in a
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, TypeAlias
@@ -126,6 +126,25 @@ def canonical(key: str) -> str:
     if (match := _INDEXED.fullmatch(lowered)) and (known := _LISTED.get(match[1])) is not None:
         return f"{known}.{int(match[2])}"
     raise Invalid(f"unknown condition key or policy variable {key!r}", key=key)
+
+
+def is_list(key: str) -> bool:
+    """Whether a condition key (in its one spelling) may have several values at once."""
+    return key in ("iot:ConnectAttributes", "iot:Certificate.AvailableKeys") or key.endswith(".List")
+
+
+def context(given: Mapping[str, Sequence[str]]) -> Values:
+    """Values that somebody supposes, by condition key in any spelling. Raises Invalid for an unknown key or too many values."""
+    values: dict[str, str | tuple[str, ...]] = {}
+    for key, listed in given.items():
+        known = canonical(key)
+        if is_list(known):
+            values[known] = tuple(listed)
+        elif len(listed) == 1:
+            values[known] = listed[0]
+        else:
+            raise Invalid(f"condition key {key!r} has one value, not {len(listed)}", key=key)
+    return values
 
 
 def parse(text: str, *, wild: bool, substitute: bool) -> Pattern:

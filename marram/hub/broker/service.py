@@ -21,6 +21,7 @@ from marram.hub.broker.acks import UNSYNCED_BYTES, Acks, Awaited
 from marram.hub.broker.commits import Commits
 from marram.hub.broker.connecting import Connecting
 from marram.hub.broker.delivery import Delivery, head
+from marram.hub.broker.dryrun import DryRun
 from marram.hub.broker.feeding import Feeding
 from marram.hub.broker.housekeeping import Housekeeping
 from marram.hub.broker.matching import NOTHING, Matching
@@ -94,6 +95,7 @@ class Broker:
             journal, db, clock, tick, commits, changes, feeding, connecting, sharing, states, settings.queue
         )
         self.sessions, self.links = connecting.sessions, connecting.links
+        self.dry_run = DryRun(identity, connecting.sessions)
         bus.subscribe(PrincipalChanged, connecting.principal_changed)
         journal.on_synced(self._synced)
 

@@ -83,6 +83,10 @@ class Subjects:
         )
         return f"User: {subject.arn} is not authorized to perform: {action} on resource: {resource} {why}"
 
+    def context(self, given: Values = NOTHING) -> Values:
+        """`given` with the time, as `may` and `explain` add it."""
+        return self._base.with_time(given)
+
     def refresh(self, subject: Subject) -> Subject:
         """The subject as of now. Raises Unauthenticated when its certificate or key is gone, revoked or inactive."""
         if self._base.changed_at(subject.principal) <= subject.epoch:
@@ -127,6 +131,15 @@ class Subjects:
             added.append(compiled)
         policies = tuple(policy for policy in subject.policies if policy.name not in skip) + tuple(added)
         values = self._values(certificate_id, client_id, subject.thing, evaluate.program(policies).keys, None)
+        return replace(subject, policies=policies, attributes=values)
+
+    def supposing(self, subject: Subject, policy: CompiledPolicy) -> Subject:
+        """The subject as if the policy of that name, where it has it, read so."""
+        if subject.kind != "certificate" or all(each.name != policy.name for each in subject.policies):
+            return subject
+        policies = tuple(policy if each.name == policy.name else each for each in subject.policies)
+        keys = evaluate.program(policies).keys
+        values = self._values(subject.principal or None, subject.client_id, subject.thing, keys, None)
         return replace(subject, policies=policies, attributes=values)
 
     def _subject(

@@ -3,8 +3,9 @@
 from typing import Final
 
 from marram.core.errors import Invalid, Unsupported
+from marram.core.policy import trace, variables
 from marram.hub.identity.api.policies import named
-from marram.hub.identity.service import Identity
+from marram.hub.identity.service import Identity, Subject
 from marram.hub.slice import Call, Params, Result, anything, operation
 
 
@@ -38,19 +39,29 @@ async def test_authorization(service: Identity, call: Call, params: Params) -> R
             kind = info.get("actionType")
             if kind not in _ACTIONS:
                 raise Invalid("TestAuthorization: actionType must be PUBLISH, SUBSCRIBE, RECEIVE or CONNECT")
-            verdict = service.subjects.explain(subject, _ACTIONS[kind], resource)
-            policies = [named(service, name) for name in dict.fromkeys(match.policy for match in verdict.matches)]
-            denied = {"explicitDeny" if verdict.decision == "explicit deny" else "implicitDeny": {"policies": policies}}
             results.append(
-                {
-                    "authInfo": {"actionType": kind, "resources": [resource]},
-                    "allowed": {"policies": policies if verdict.allowed else []},
-                    "denied": {} if verdict.allowed else denied,
-                    "authDecision": _DECISIONS[verdict.decision],
-                    "missingContextValues": list(verdict.missing),
-                }
+                {"authInfo": {"actionType": kind, "resources": [resource]}}
+                | _result(service, subject, _ACTIONS[kind], resource)
             )
     return {"authResults": results}
+
+
+def _result(service: Identity, subject: Subject, action: str, resource: str) -> dict[str, object]:
+    """Each effective policy is in one of three lists, by itself: it allows, it denies, or it says nothing of the request."""
+    verdict = service.subjects.explain(subject, action, resource)
+    effects: dict[str, set[str]] = {policy.name: set() for policy in subject.policies}
+    for step in trace.steps(subject.policies, action, resource, subject.attributes, service.subjects.context()):
+        if step.applies:
+            effects[step.policy].add(step.effect)
+    lists: dict[str, list[dict[str, object]]] = {"Allow": [], "Deny": [], "": []}
+    for name, found in effects.items():
+        lists["Deny" if "Deny" in found else "Allow" if found else ""].append(named(service, name))
+    return {
+        "allowed": {"policies": lists["Allow"]},
+        "denied": {"implicitDeny": {"policies": lists[""]}, "explicitDeny": {"policies": lists["Deny"]}},
+        "authDecision": _DECISIONS[verdict.decision],
+        "missingContextValues": list(verdict.missing),
+    }
 
 
 @operation("iot", "GetEffectivePolicies", resource=_principal)
@@ -76,7 +87,10 @@ async def explain_policy(service: Identity, call: Call, params: Params) -> Resul
     else:
         subject = service.keys.key(principal).subject
         subject = service.subjects.with_client(subject, client_id) if client_id is not None else subject
-    verdict = service.subjects.explain(subject, params["action"], params["resource"])
+    action, resource = str(params["action"]), str(params["resource"])
+    context = service.subjects.context(variables.context(params.get("context") or {}))
+    verdict = service.subjects.explain(subject, action, resource, context)
+    steps = trace.steps(subject.policies, action, resource, subject.attributes, context)
     return {
         "allowed": verdict.allowed,
         "decision": verdict.decision,
@@ -86,4 +100,17 @@ async def explain_policy(service: Identity, call: Call, params: Params) -> Resul
         ],
         "missing": list(verdict.missing),
         "policies": [policy.name for policy in subject.policies],
+        "why": trace.summary(steps, verdict.decision),
+        "statements": [
+            {
+                "policyName": step.policy,
+                "statement": step.statement,
+                "sid": step.sid,
+                "effect": step.effect,
+                "applies": step.applies,
+                "why": step.why,
+                "values": step.values,
+            }
+            for step in steps
+        ],
     }
