@@ -43,10 +43,13 @@ class Entities:
     def arn_of(self, entity: Entity) -> str:
         return self._base.iam(f"{entity.kind}{entity.path}{entity.name}")
 
+    def arn_new(self, name: str, path: str) -> str:
+        return self._base.iam(f"{self.kind}{path}{name}")
+
     def arn_named(self, name: str, path: str = "/") -> str:
         """The ARN that rights are checked on: with the path of the one that exists, else with this one."""
         found = self._base.db.read_now(lambda tx: store.entity(tx, self.kind, name))
-        return self.arn_of(found) if found is not None else self._base.iam(f"{self.kind}{path}{name}")
+        return self.arn_of(found) if found is not None else self.arn_new(name, path)
 
     def find(self, tx: Tx, name: str) -> Entity:
         found = store.entity(tx, self.kind, name)

@@ -3,7 +3,7 @@
 import re
 from base64 import b32encode
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Literal
 
 from marram.core import arn
@@ -14,7 +14,7 @@ from marram.hub.identity import store_iam as store
 from marram.hub.identity.base import Base
 from marram.hub.identity.builtin import BUILTIN
 from marram.hub.identity.policies import readable
-from marram.hub.identity.store_iam import ManagedVersion, Tags
+from marram.hub.identity.store_iam import Entity, ManagedVersion, Tags
 from marram.kit.db import Tx
 
 MAX_POLICIES: Final = 1500
@@ -36,8 +36,12 @@ class ManagedInfo:
     tags: Tags = ()
     default_version: int = 1
     attachments: int
-    created_ms: int = field(default=0)
-    modified_ms: int = field(default=0)
+    created_ms: int = 0
+    modified_ms: int = 0
+
+    @property
+    def builtin(self) -> bool:
+        return self.arn in BUILTIN
 
 
 class ManagedPolicies:
@@ -200,10 +204,18 @@ class ManagedPolicies:
             return None
         return next(v.document for v in store.managed_versions(tx, row.name) if v.version == row.default_version)
 
-    def owners(self, tx: Tx, policy_arn: str) -> list[str]:
-        """Ids of the users and roles that have it. Raises NotFound."""
-        self._find(tx, policy_arn)
-        return store.owners_of(tx, policy_arn)
+    async def entities(self, policy_arn: str) -> list[Entity]:
+        """The users and roles that have it. Raises NotFound."""
+
+        def work(tx: Tx) -> list[Entity]:
+            self._find(tx, policy_arn)
+            return [
+                found
+                for owner in store.owners_of(tx, policy_arn)
+                if (found := store.entity_by_id(tx, owner)) is not None
+            ]
+
+        return self._base.db.read_now(work)
 
     def _row(self, tx: Tx, policy_arn: str) -> store.Managed | None:
         row = store.managed(tx, policy_arn.rpartition("/")[2])

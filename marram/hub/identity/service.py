@@ -7,8 +7,9 @@ present one. What things there are is the registry's to know; it fills the `Thin
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
-from marram.core.policy import evaluate
+from marram.core.policy import documents, evaluate
 from marram.hub.bus import Bus
 from marram.hub.identity import store_iam
 from marram.hub.identity.assuming import Assuming
@@ -190,6 +191,24 @@ class Identity:
     def role_subject(self, role_arn: str) -> Subject:
         """Whoever acts in the role, for `may`. Raises NotFound."""
         return self.internal if role_arn == self.role_arn() else self.roles.subject(self.roles.by_arn(role_arn))
+
+    def simulated(self, entity: tuple[Literal["user", "role"], str], more: Sequence[str]) -> Subject:
+        """A user or role to ask `explain` of, with further policy documents. Raises NotFound, MalformedPolicy."""
+        kind, name = entity
+        entities = self.users if kind == "user" else self.roles
+        added = tuple(
+            evaluate.compile_policy(f"PolicyInputList.{at}", text, limit=documents.IAM_LIMIT)
+            for at, text in enumerate(more, 1)
+        )
+        found, policies = self._base.db.read_now(lambda tx: (row := entities.find(tx, name), entities.rights(tx, row)))
+        who = {"aws:PrincipalArn": entities.arn_of(found), "aws:PrincipalAccount": self.account, "aws:userid": found.id}
+        return Subject(
+            kind="key" if kind == "user" else "role",
+            principal=found.id,
+            arn=entities.arn_of(found),
+            policies=(*policies, *added),
+            attributes=who | ({"aws:username": found.name} if kind == "user" else {}),
+        )
 
     def _rights_changed(self, tx: Tx, owners: Sequence[str]) -> None:
         """A managed policy is another one now."""

@@ -1,5 +1,29 @@
 """Operations of identity, by resource. Importing this declares them all."""
 
-from marram.hub.identity.api import certificates, explaining, joining, keys, policies, sessions
+from marram.hub.identity.api import (
+    certificates,
+    explaining,
+    iam_policies,
+    iam_roles,
+    iam_users,
+    joining,
+    keys,
+    policies,
+    role_aliases,
+    sessions,
+    sts,
+)
 
-__all__ = ["certificates", "explaining", "joining", "keys", "policies", "sessions"]
+__all__ = [
+    "certificates",
+    "explaining",
+    "iam_policies",
+    "iam_roles",
+    "iam_users",
+    "joining",
+    "keys",
+    "policies",
+    "role_aliases",
+    "sessions",
+    "sts",
+]

@@ -1,13 +1,8 @@
-"""Access keys, and who a key is."""
+"""A user, a policy and a key in one step; all keys in one list."""
 
 from marram.hub.identity.api import pages
 from marram.hub.identity.service import Identity
 from marram.hub.slice import Call, Params, Result, anything, operation
-
-
-@operation("sts", "GetCallerIdentity", resource=anything, public=True)
-async def get_caller_identity(service: Identity, call: Call, params: Params) -> Result:
-    return {"UserId": call.subject.principal, "Account": call.account, "Arn": call.subject.arn}
 
 
 @operation("marram", "identity/CreateKey", resource=anything)
