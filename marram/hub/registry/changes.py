@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from marram.hub.bus import Bus
 from marram.hub.identity.service import Identity
+from marram.hub.registry import store
 from marram.hub.registry.events import Events
 from marram.hub.registry.index import Index
 from marram.hub.registry.store import Thing, ThingGroup, ThingType
@@ -121,6 +122,13 @@ class Changes:
         self._index.thing(tx, thing.name)
         self._events.membership(tx, "ADDED" if member else "REMOVED", group, thing)
         self._tell(tx, GroupMembershipChanged(group.name, thing.name, member))
+
+    def dynamic_membership(self, tx: Tx, group: ThingGroup, thing: str, *, member: bool) -> None:
+        """Of a dynamic group: no policy can hang on it, and the index does not know of it."""
+        tx.touch("registry_groups_of", thing)
+        if self._events.enabled(tx, "THING_GROUP_MEMBERSHIP") and (found := store.thing(tx, thing)) is not None:
+            self._events.membership(tx, "ADDED" if member else "REMOVED", group, found)
+        self._tell(tx, GroupMembershipChanged(group.name, thing, member))
 
     def _tell(self, tx: Tx, event: object) -> None:
         tx.after_commit(lambda: self._bus.publish(event))

@@ -80,50 +80,16 @@ class Settings:
         return kinds
 
     def resolve(self, name: str) -> str:
-        """The field of a thing that `name` means in a query. Raises Invalid when it means none, or one that is not indexed."""
-        if name in ("thingName", "thingId", "thingTypeName", "thingGroupNames"):
-            return name
-        if name in _OTHER_NAMES:
-            return _OTHER_NAMES[name]
-        first, _, rest = name.partition(".")
-        if first == "attributes" and rest:
-            return name
-        if first == "shadow" and rest:
-            return self._resolve_shadow(name, rest)
-        if first == CONNECTIVITY and (name in _CONNECTIVITY_KINDS or rest in _CONNECTIVITY_MORE):
-            _not_a_version(name, rest)
-            if not self.connectivity:
-                raise Invalid(f"{name} is not indexed: thingConnectivityIndexingMode is OFF")
-            return name
-        if first == JOBS and rest.endswith(".status") and len(rest) > len(".status"):
-            return name
-        if first == "deviceDefender":
-            raise Invalid(f"{name}: Device Defender is not indexed here")
-        if name == "registry.version":
-            _not_a_version(name, "version")
-        raise Invalid(
-            f"{name!r} is not a field: thingName, thingId, thingTypeName, thingGroupNames, attributes.*, shadow.desired.*,"
-            " shadow.reported.*, shadow.delta.*, shadow.metadata.*, shadow.hasDelta, shadow.name.<name>.*, connectivity.*"
-            " and jobs.<job id>.status are"
-        )
-
-    def _resolve_shadow(self, name: str, rest: str) -> str:
-        shadow = ""
-        if rest.startswith("name."):
-            shadow, _, rest = rest.removeprefix("name.").partition(".")
-        section, _, path = rest.partition(".")
-        _not_a_version(name, rest)
-        if rest != "hasDelta" and not (section in _SECTIONS and path):
-            raise Invalid(
-                f"{name!r} is not a field of a shadow: shadow[.name.<name>] and then hasDelta, or desired, reported, delta or"
-                " metadata with a path"
-            )
-        if not self.has_shadow(shadow):
-            raise Invalid(
-                f"{name} is not indexed: "
-                + (f"namedShadowNames has no {shadow!r}" if shadow else "thingIndexingMode is not REGISTRY_AND_SHADOW")
-            )
-        return name
+        """As the function, of what is indexed. Raises Invalid."""
+        field = resolve(name)
+        part = part_of(field)
+        if part == CONNECTIVITY and not self.connectivity:
+            raise Invalid(f"{name} is not indexed: thingConnectivityIndexingMode is OFF")
+        if part.startswith("shadow.name.") and part.removeprefix("shadow.name.") not in self.named:
+            raise Invalid(f"{name} is not indexed: namedShadowNames has no {part.removeprefix('shadow.name.')!r}")
+        if part == "shadow" and not self.shadow:
+            raise Invalid(f"{name} is not indexed: thingIndexingMode is not REGISTRY_AND_SHADOW")
+        return field
 
     def check_custom(self, name: str) -> None:
         """Raises Invalid for what cannot be a custom field under these settings."""
@@ -135,6 +101,46 @@ class Settings:
             self.resolve(name)
         except Invalid as exc:
             raise Invalid(f"customFields: {exc.message}") from exc
+
+
+def resolve(name: str) -> str:
+    """The field of a thing that `name` means in a query. Raises Invalid when it means none."""
+    if name in ("thingName", "thingId", "thingTypeName", "thingGroupNames"):
+        return name
+    if name in _OTHER_NAMES:
+        return _OTHER_NAMES[name]
+    first, _, rest = name.partition(".")
+    if rest == "version" and first in ("registry", "shadow", CONNECTIVITY):
+        raise Invalid(f"{name} can be aggregated, and cannot be searched")
+    if first == "attributes" and rest:
+        return name
+    if first == "shadow" and rest:
+        return _resolve_shadow(name, rest)
+    if first == CONNECTIVITY and (name in _CONNECTIVITY_KINDS or rest in _CONNECTIVITY_MORE):
+        return name
+    if first == JOBS and rest.endswith(".status") and len(rest) > len(".status"):
+        return name
+    if first == "deviceDefender":
+        raise Invalid(f"{name}: Device Defender is not indexed here")
+    raise Invalid(
+        f"{name!r} is not a field: thingName, thingId, thingTypeName, thingGroupNames, attributes.*, shadow.desired.*,"
+        " shadow.reported.*, shadow.delta.*, shadow.metadata.*, shadow.hasDelta, shadow.name.<name>.*, connectivity.*"
+        " and jobs.<job id>.status are"
+    )
+
+
+def _resolve_shadow(name: str, rest: str) -> str:
+    if rest.startswith("name."):
+        _, _, rest = rest.removeprefix("name.").partition(".")
+    section, _, path = rest.partition(".")
+    if rest == "version":
+        raise Invalid(f"{name} can be aggregated, and cannot be searched")
+    if rest != "hasDelta" and not (section in _SECTIONS and path):
+        raise Invalid(
+            f"{name!r} is not a field of a shadow: shadow[.name.<name>] and then hasDelta, or desired, reported, delta or"
+            " metadata with a path"
+        )
+    return name
 
 
 def resolve_group(name: str) -> str:
@@ -172,11 +178,6 @@ def part_of(name: str) -> str:
 
 def part_of_shadow(name: str) -> str:
     return f"shadow.name.{name}" if name else "shadow"
-
-
-def _not_a_version(name: str, rest: str) -> None:
-    if rest == "version":
-        raise Invalid(f"{name} can be aggregated, and cannot be searched")
 
 
 # what is indexed
@@ -232,6 +233,16 @@ def of_shadow(name: str, document: JsonObject) -> Fields:
     if isinstance(version, int) and not isinstance(version, bool):
         found[f"{prefix}.version"] = query.entries(version)
     return found
+
+
+def shown_shadow(document: JsonObject) -> JsonObject:
+    """As a search answers it."""
+    desired, reported = _section(document, "desired"), _section(document, "reported")
+    delta = algebra.delta(algebra.Document(desired=desired, reported=reported)) if desired else {}
+    sections: JsonObject = {"desired": desired, "reported": reported, "delta": delta}
+    shown: JsonObject = {name: section for name, section in sections.items() if section}
+    shown |= {name: document[name] for name in ("metadata", "version") if name in document}
+    return {**shown, "hasDelta": bool(delta)}
 
 
 def of_connectivity(state: Mapping[str, JsonValue]) -> Fields:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Final
 
 from marram.core.errors import AlreadyExists, Invalid, LimitExceeded, NotFound
-from marram.hub.registry import names, store
+from marram.hub.registry import index_store, names, store
 from marram.hub.registry.changes import Changes
 from marram.hub.registry.names import Arns
 from marram.hub.registry.store import ThingGroup
@@ -58,6 +58,7 @@ class Groups:
                     resourceArn=self._arns.group(name),
                 )
             line = self._line(tx, parent)
+            check_static(tx, parent, "and can be no parent")
             if len(line) >= MAX_DEPTH:
                 raise LimitExceeded(f"thing groups nest at most {MAX_DEPTH} deep", limit=MAX_DEPTH)
             if parent and store.children(tx, parent) >= MAX_CHILDREN:
@@ -94,6 +95,7 @@ class Groups:
 
         def work(tx: Tx) -> int:
             present = get(tx, name)
+            check_static(tx, name, "UpdateDynamicThingGroup changes it")
             names.check_version("thing group", name, present.version, expected_version)
             changed = replace(
                 present,
@@ -114,6 +116,7 @@ class Groups:
             present = store.group(tx, name)
             if present is None:
                 return
+            check_static(tx, name, "DeleteDynamicThingGroup deletes it")
             names.check_version("thing group", name, present.version, expected_version)
             if store.children(tx, name):
                 raise Invalid(f"thing group {name} has child groups: delete them first")
@@ -161,6 +164,12 @@ def get(tx: Tx, name: str) -> ThingGroup:
     if found is None:
         raise NotFound(f"thing group {name} does not exist")
     return found
+
+
+def check_static(tx: Tx, name: str, why: str) -> None:
+    """Raises Invalid for a dynamic group, saying why that matters."""
+    if index_store.dynamic_group(tx, name) is not None:
+        raise Invalid(f"thing group {name} is dynamic: {why}")
 
 
 def parents(tx: Tx, group: ThingGroup) -> list[ThingGroup]:

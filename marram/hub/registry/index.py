@@ -126,13 +126,19 @@ class Index:
 
     # settings
 
-    async def configure(self, wanted: Settings, *, check: Callable[[Tx, Settings], None]) -> None:
-        """Index what `wanted` says from now on. `check` may raise within the transaction."""
+    async def configure(
+        self,
+        change: Callable[[Settings], Settings],
+        *,
+        check: Callable[[Tx, Settings], None] = lambda _tx, _wanted: None,
+    ) -> None:
+        """Index what `change` makes of the settings from now on. Both may raise, within the transaction."""
 
         def work(tx: Tx) -> None:
-            check(tx, wanted)
             before = index_store.load(tx)
             was = _settings(before.settings)
+            wanted = change(was)
+            check(tx, wanted)
             state, position = before.state, before.position
             if not wanted.things:
                 state, position = "OFF", ""
@@ -147,16 +153,21 @@ class Index:
 
         await self._db.write(work)
 
-    def require(self, name: str) -> None:
-        """Raises NotFound for an index that is not there, Conflict for one that is still being built."""
+    def status_of(self, name: str) -> Status:
+        """Raises NotFound for an index that is not there."""
         if name not in (fields.THINGS, fields.GROUPS):
             raise NotFound(f"index {name} does not exist: {fields.THINGS} and {fields.GROUPS} do")
         if name == fields.GROUPS:
             if not self.settings.groups:
                 raise NotFound(f"index {name} does not exist: thingGroupIndexingMode is OFF")
-        elif not self.settings.things:
+            return "ACTIVE"  # nothing is built for it
+        if not self.settings.things:
             raise NotFound(f"index {name} does not exist: thingIndexingMode is OFF")
-        elif self.status == "BUILDING":
+        return self.status
+
+    def require(self, name: str) -> None:
+        """Raises NotFound for an index that is not there, Conflict for one that is still being built."""
+        if self.status_of(name) == "BUILDING":
             raise Conflict(f"index {name} is being built", kind="index")
 
     # the builder

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from marram.core import query
-from marram.core.query import All, And, Exists, Leaf, Node, Not, Or, Phrase, Range, Wild, Word
+from marram.core.query import All, And, Entry, Exists, Leaf, Node, Not, Or, Phrase, Range, Wild, Word
 from marram.kit.db import Tx, Value
 
 FEW: Final = 2_000  # documents: a part of a query with fewer is the way
@@ -23,6 +23,9 @@ _LAST: Final = "\U0010ffff"
 class Sql(NamedTuple):
     text: str
     params: tuple[Value, ...] = ()
+
+
+NOTHING: Final = Sql("")
 
 
 class Way(NamedTuple):
@@ -79,17 +82,40 @@ def documents(tx: Tx, way: Way, span: Span, limit: int) -> list[int]:
     return [int(row[0]) for row in rows]
 
 
-def within(way: Way, span: Span, join: str = "") -> Sql:
-    """FROM and WHERE for the documents of a window that fit, as x.doc. join: more of FROM, without parameters."""
+def within(way: Way, span: Span, join: Sql = NOTHING) -> Sql:
+    """FROM and WHERE for the documents of a window that fit, as x.doc. join: more of FROM."""
     upto = () if span.last is None else (span.last,)
     return Sql(
-        f"FROM ({way.source.text}) x {join} WHERE x.doc > ? {'AND x.doc <= ? ' if upto else ''}AND {way.rest.text}",
-        (*way.source.params, span.after, *upto, *way.rest.params),
+        f"FROM ({way.source.text}) x {join.text} WHERE x.doc > ? {'AND x.doc <= ? ' if upto else ''}AND {way.rest.text}",
+        (*way.source.params, *join.params, span.after, *upto, *way.rest.params),
     )
+
+
+def how_many(tx: Tx, way: Way, span: Span) -> int:
+    where = within(way, span)
+    row = tx.one(f"SELECT count(*) {where.text}", *where.params)
+    assert row is not None
+    return int(row[0])
+
+
+def values(tx: Tx, way: Way, span: Span, field: str) -> list[tuple[Entry, int]]:
+    """Each different value of a field among the documents that fit, and how many have it."""
+    join = Sql(
+        "JOIN registry_index_term v ON v.doc = x.doc AND v.value IS NOT NULL"
+        " AND v.field = (SELECT f.id FROM registry_index_field f WHERE f.name = ?)",
+        (field,),
+    )
+    where = within(way, span, join)
+    rows = tx.all(
+        f"SELECT v.text, v.number, v.value, count(*) {where.text} GROUP BY v.text, v.number, v.value", *where.params
+    )
+    return [(Entry(text, number, text if value == "" else value), int(count)) for text, number, value, count in rows]
 
 
 def fitting(tx: Tx, node: Node, docs: Sequence[int]) -> list[tuple[int, str]]:
     """(document, thing) of those among `docs` that fit."""
+    if not docs:
+        return []
     fits = condition(node, "d.id")
     marks = ", ".join("?" * len(docs))
     rows = tx.all(
@@ -146,7 +172,7 @@ def condition(node: Node, doc: str) -> Sql:
             found = condition(part, doc)
             return Sql(f"NOT {found.text}", found.params)
         case _:
-            where = _where(node)
+            where = _where(node, is_probe=True)
             return Sql(
                 f"EXISTS (SELECT 1 FROM registry_index_term t WHERE t.doc = {doc} AND {where.text})",  # noqa: S608
                 where.params,
@@ -170,17 +196,17 @@ def _entries(leaf: Leaf) -> Sql:
     return Sql(f"SELECT t.doc FROM registry_index_term t WHERE {where.text}", where.params)  # noqa: S608
 
 
-def _where(leaf: Leaf) -> Sql:
-    """What is true of an entry that fits: core.query's `fits`."""
+def _where(leaf: Leaf, *, is_probe: bool = False) -> Sql:
+    """What is true of an entry that fits: core.query's `fits`. is_probe: of one document."""
     if leaf.field is None:
         field = Sql("t.field IN (SELECT f.id FROM registry_index_field f WHERE f.id > 0)")
     else:
         field = Sql("t.field = (SELECT f.id FROM registry_index_field f WHERE f.name = ?)", (leaf.field,))
-    fits = _fits(leaf)
+    fits = _fits(leaf, is_probe=is_probe)
     return Sql(f"{field.text}{' AND ' if fits.text else ''}{fits.text}", field.params + fits.params)
 
 
-def _fits(leaf: Leaf) -> Sql:
+def _fits(leaf: Leaf, *, is_probe: bool) -> Sql:
     match leaf:
         case Exists():
             return Sql("")
@@ -194,10 +220,10 @@ def _fits(leaf: Leaf) -> Sql:
         case Phrase():
             return Sql("t.text LIKE ? ESCAPE '\\'", (f"%{_escaped(' ' + ' '.join(leaf.words) + ' ')}%",))
         case Range():
-            return _range(leaf)
+            return _range(leaf, is_probe=is_probe)
 
 
-def _range(leaf: Range) -> Sql:
+def _range(leaf: Range, *, is_probe: bool) -> Sql:
     column = "t.number" if leaf.is_numeric else "t.text"
     tests: list[str] = []
     bounds: list[Value] = []
@@ -207,8 +233,15 @@ def _range(leaf: Range) -> Sql:
     if leaf.high is not None:
         tests.append(f"{column} {'<=' if leaf.with_high else '<'} ?")
         bounds.append(leaf.high)
-    tests.append("t.number IS NOT NULL" if leaf.is_numeric else _IS_WORD)
-    return Sql(" AND ".join(tests), tuple(bounds))
+    found = " AND ".join(tests)
+    if not leaf.is_numeric:
+        found += f" AND {_IS_WORD}"
+    elif is_probe:
+        # Else SQLite takes the index of numbers, and walks all numbers of the field for each document.
+        found = f"coalesce({found}, 1 = 0)"
+    else:
+        found += " AND t.number IS NOT NULL"  # as the index of numbers says
+    return Sql(found, tuple(bounds))
 
 
 # The words of a value begin with a space, and what has no word is empty.

@@ -56,6 +56,11 @@ def doc(tx: Tx, thing: str) -> int | None:
     return int(row[0]) if row else None
 
 
+def thing_of(tx: Tx, doc: int) -> str | None:
+    row = tx.one("SELECT thing FROM registry_index_doc WHERE id = ?", doc)
+    return str(row[0]) if row else None
+
+
 def add_doc(tx: Tx, thing: str) -> int:
     row = tx.one(
         "INSERT INTO registry_index_doc (id, thing) SELECT coalesce(max(id), 0) + 1, ? FROM registry_index_doc RETURNING id",
@@ -188,6 +193,10 @@ class DynamicGroup:
     state: str
     position: str
     created_ms: int
+
+    @property
+    def shown_state(self) -> str:
+        return self.state if self.state in ("BUILDING", "ACTIVE") else "REBUILDING"
 
 
 _DYNAMIC: Final = "SELECT thing_group, query, state, position, created_ms FROM registry_dynamic"

@@ -1,10 +1,10 @@
 """Which things are in which groups: at most ten groups a thing, and one of a tree at most."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from marram.core.errors import Invalid, LimitExceeded
-from marram.hub.registry import groups, store, things
+from marram.hub.registry import groups, index_store, store, things
 from marram.hub.registry.changes import Changes
 from marram.kit.db import Db, Tx
 
@@ -14,7 +14,6 @@ MAX_GROUPS: Final = 10  # of a thing; source: AWS IoT Core developer guide, "Sta
 class Members:
     def __init__(self, db: Db, changes: Changes) -> None:
         self._db, self._changes = db, changes
-        self.is_dynamic: Callable[[Tx, str], bool] = lambda _tx, _group: False  # set by who keeps dynamic groups
 
     async def add(self, group: str, thing: str, *, override_dynamic: bool = False) -> None:
         """Again is fine. Raises NotFound; Invalid when the thing is in another group of the same tree, or the group is a
@@ -25,7 +24,7 @@ class Members:
         """As `add`, within a transaction."""
         found = things.get(tx, thing)
         mine = groups.get(tx, group)
-        self._check_static(tx, group)
+        groups.check_static(tx, group, "its query says which things are in it")
         present = store.groups_of(tx, thing)
         if group in present:
             return
@@ -46,7 +45,7 @@ class Members:
         """As `remove`, within a transaction."""
         found = things.get(tx, thing)
         mine = groups.get(tx, group)
-        self._check_static(tx, group)
+        groups.check_static(tx, group, "its query says which things are in it")
         if store.remove_member(tx, group, thing):
             self._changes.membership(tx, mine, found, member=False)
 
@@ -93,12 +92,8 @@ class Members:
     def cached_of_thing(self, thing: str) -> tuple[str, ...]:
         return self._db.cached("registry_groups_of", thing, lambda tx: tuple(store.groups_of(tx, thing)))
 
-    def _check_static(self, tx: Tx, group: str) -> None:
-        if self.is_dynamic(tx, group):
-            raise Invalid(f"thing group {group} is dynamic: its query says which things are in it")
-
     def _make_room(self, tx: Tx, thing: str, present: Sequence[str], *, override_dynamic: bool) -> None:
-        dynamic = next((group for group in present if self.is_dynamic(tx, group)), None)
+        dynamic = next(iter(index_store.dynamic_groups_of(tx, thing)), None)  # the newest
         if not override_dynamic or dynamic is None:
             raise LimitExceeded(f"thing {thing} is in {len(present)} groups, of at most {MAX_GROUPS}", limit=MAX_GROUPS)
         store.remove_member(tx, dynamic, thing)

@@ -50,25 +50,25 @@ class Searches:
         """Documents that fit, in order, and the last one looked at when there may be more."""
         clock = asyncio.get_running_loop().time
         until = clock() + patience_s
-        found: list[int] = []
+        wanted = limit + 1  # one more says whether there is a next page
 
         def first(tx: Tx) -> tuple[Way, list[int], Span]:
             chosen = index_query.way(tx, node)
             span = index_query.window(tx, chosen, after)
-            return chosen, index_query.documents(tx, chosen, span, limit), span
+            return chosen, index_query.documents(tx, chosen, span, wanted), span
 
         chosen, found, span = await self._db.read(first)
-        while len(found) < limit and span.last is not None:
+        while len(found) < wanted and span.last is not None:
             if clock() >= until:
                 return found, span.last
 
-            def step(tx: Tx, at: int = span.last, wanted: int = limit - len(found)) -> tuple[list[int], Span]:
+            def step(tx: Tx, at: int = span.last, more: int = wanted - len(found)) -> tuple[list[int], Span]:
                 span = index_query.window(tx, chosen, at)
-                return index_query.documents(tx, chosen, span, wanted), span
+                return index_query.documents(tx, chosen, span, more), span
 
             more, span = await self._db.read(step)
             found += more
-        return found, found[-1] if len(found) == limit else None
+        return found[:limit], found[limit - 1] if len(found) > limit else None
 
     async def spans(self, node: Node) -> AsyncIterator[tuple[Way, Span]]:
         """The way, window by window, for what looks at all documents."""
@@ -90,8 +90,8 @@ def check_version(version: str | None) -> None:
 
 
 def _found(tx: Tx, doc: int) -> Found | None:
-    row = tx.one("SELECT thing FROM registry_index_doc WHERE id = ?", doc)
-    thing = store.thing(tx, str(row[0])) if row else None
+    name = index_store.thing_of(tx, doc)
+    thing = store.thing(tx, name) if name is not None else None
     if thing is None:  # deleted since
         return None
     return Found(thing=thing, groups=store.groups_of(tx, thing.name), parts=index_store.parts(tx, doc))

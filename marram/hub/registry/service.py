@@ -10,14 +10,18 @@ from marram.core.errors import Invalid, NotFound
 from marram.hub.bus import Bus
 from marram.hub.identity.service import Identity, ThingFacts
 from marram.hub.registry import groups, store
+from marram.hub.registry.aggregations import Aggregations
 from marram.hub.registry.changes import Changes, GroupDeleted, GroupMembershipChanged, ThingChanged, ThingDeleted
+from marram.hub.registry.dynamic import Dynamic
 from marram.hub.registry.events import Events
+from marram.hub.registry.group_search import GroupSearches
 from marram.hub.registry.groups import Groups
 from marram.hub.registry.importing import Imported, Importing, NewThing, Problem
 from marram.hub.registry.index import Index
 from marram.hub.registry.members import Members
 from marram.hub.registry.names import Arns
 from marram.hub.registry.principals import Principals
+from marram.hub.registry.search import Searches
 from marram.hub.registry.store import Search, Thing, ThingGroup, ThingType
 from marram.hub.registry.tags import Tags
 from marram.hub.registry.thing_types import ThingTypes
@@ -58,6 +62,10 @@ class Registry:
         self.types = ThingTypes(db, changes, self.tags, self.arns, entropy=entropy)
         self.groups = Groups(db, changes, self.tags, self.arns, entropy=entropy)
         self.members = Members(db, changes)
+        self.searches = Searches(db, self.index)
+        self.group_searches = GroupSearches(db, self.index)
+        self.aggregations = Aggregations(db, self.index, self.searches, self.group_searches)
+        self.dynamic = Dynamic(db, self.index, self.searches, changes, self.tags, self.arns, entropy=entropy)
         self.importing = Importing(db, identity, self.things, self.members)
         self.tags.declare("policy", lambda tx, name: _policy_id(identity, tx, name))
         # What other slices call by the thing's and the group's names.
@@ -143,6 +151,7 @@ class Registry:
 
     def check_group(self, tx: Tx, group: str) -> None:
         groups.get(tx, group)
+        groups.check_static(tx, group, "and no policy can be attached to it")
 
     def enrol(self, tx: Tx, thing: str, thing_id: str) -> None:
         """Make the thing when it does not exist."""

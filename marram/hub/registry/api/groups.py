@@ -1,8 +1,9 @@
-"""Static thing groups and who is in them."""
+"""Thing groups and who is in them; those whose members a query decides are made in dynamic_groups.py."""
 
 from marram.core.codec import JsonValue
 from marram.hub.listing import cut
 from marram.hub.registry.api import wire
+from marram.hub.registry.api.dynamic_groups import dynamic_members
 from marram.hub.registry.service import Registry, ThingGroup
 from marram.hub.slice import Call, Params, Result, anything, operation
 
@@ -34,6 +35,7 @@ async def describe_thing_group(service: Registry, call: Call, params: Params) ->
             "rootToParentThingGroups": [_named(service, name) for name in parents],
             "creationDate": found.created_ms,
         },
+        **dynamic_members(service, found.name),
     }
 
 
