@@ -70,7 +70,7 @@ _IOT_DATA: Final[Mapping[Key, Candidates]] = {
 }
 _JOBS_DATA: Final[Mapping[Key, Candidates]] = {
     (Invalid, ""): ("InvalidRequestException",),
-    (Denied, ""): ("CertificateValidationException",),
+    (Denied, ""): ("ForbiddenException",),  # in no model; as its sister iot-data, on the same endpoint
     (NotFound, ""): ("ResourceNotFoundException",),
     (VersionConflict, ""): ("InvalidStateTransitionException", "InvalidRequestException"),
     (Conflict, ""): ("InvalidStateTransitionException", "InvalidRequestException"),
@@ -186,7 +186,7 @@ _STATUS: Final[Mapping[str, int]] = {
     "NoSuchBucket": 404, "NoSuchUpload": 404, "BucketNotEmpty": 409, "BucketAlreadyOwnedByYou": 409, "OperationAborted": 409,
     "PreconditionFailed": 412, "NotModified": 304, "EntityTooLarge": 413, "SlowDown": 503, "ServiceUnavailable": 503,
     "ServiceUnavailableException": 503, "InternalServerException": 500, "ConflictException": 409,
-    "AuthorizationHeaderMalformed": 400, "IncompleteSignature": 400, "IncompleteSignatureException": 400,
+    "ForbiddenException": 403, "AuthorizationHeaderMalformed": 400, "IncompleteSignature": 400, "IncompleteSignatureException": 400,
     "ThrottlingException": 429, "s3 ExpiredToken": 400, "s3 InvalidToken": 400,
 }  # fmt: skip
 

@@ -204,8 +204,8 @@ class Fixed:
 FIXED: Final = (
     Fixed("payload", "bytes of a message's payload", "marram.hub.broker.session:MAX_PAYLOAD", "131072", _MQTT),
     Fixed("filters", "filters of one SUBSCRIBE", "marram.hub.broker.subscribing:MAX_FILTERS", "8", _MQTT),
-    Fixed("topic", "bytes of a topic", "marram.hub.broker.api:MAX_TOPIC_BYTES", "256", "core/topic.py"),
-    Fixed("slashes", "slashes of a topic, behind reserved beginnings", "marram.hub.broker.api:MAX_SLASHES", "7", "core/topic.py"),
+    Fixed("topic", "bytes of a topic", "marram.core.topic:MAX_BYTES", "256", "core/topic.py"),
+    Fixed("slashes", "slashes of a topic, behind reserved beginnings", "marram.core.topic:MAX_SLASHES", "7", "core/topic.py"),
     Fixed("client id", "bytes of a client id", "marram.hub.border.mqtt:MAX_CLIENT_ID", "128", _DOOR),
     Fixed("keep-alive", "the shortest, in seconds; less is raised to it", "marram.hub.border.mqtt:MIN_KEEP_ALIVE_S", "30", _DOOR),
     Fixed("keep-alive", "the longest, and the one of 0", "marram.hub.border.mqtt:MAX_KEEP_ALIVE_S", "1200", _DOOR),

@@ -103,8 +103,7 @@ class Housekeeping:
                 elapsed_s = 0.0
                 try:
                     await self.checkpoint()
-                    await self._db.write(lambda tx: store.delete_expired(tx, EXPIRED_AT_ONCE))
-                    await self._states.forget_old()
+                    await self.sweep()
                 except Unavailable as exc:
                     log.warning("broker.checkpoint_failed", reason=exc.message)
 
@@ -132,6 +131,11 @@ class Housekeeping:
         self._changes.floors = floors
         self._checkpoint = position
         self._trim()
+
+    async def sweep(self) -> None:
+        """Delete some of what nobody can ask for any more. Raises Unavailable."""
+        await self._db.write(lambda tx: store.delete_expired(tx, EXPIRED_AT_ONCE))
+        await self._states.forget_old()
 
     def _trim(self) -> None:
         """Below the lowest reader. A journal half full because a client stays away gives up that client's oldest."""

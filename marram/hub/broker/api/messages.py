@@ -5,6 +5,7 @@ import binascii
 from typing import TYPE_CHECKING, Final, cast
 
 from marram.core import arn, codec
+from marram.core import topic as topics
 from marram.core.errors import Denied, Invalid, LimitExceeded, NotFound
 from marram.core.mqtt import v5
 from marram.core.mqtt.packets import PUBLISH, Reader
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
     from marram.hub.broker.service import Broker
 
 MAX_PAYLOAD: Final = 128 << 10
-MAX_TOPIC_BYTES: Final = 256
-MAX_SLASHES: Final = 7
+MAX_TOPIC_BYTES: Final = topics.MAX_BYTES
+MAX_SLASHES: Final = topics.MAX_SLASHES
 
 
 def _topic(call: Call, params: Params) -> str:
@@ -40,7 +41,7 @@ async def publish(service: "Broker", call: Call, params: Params) -> Result:
         qos=qos,
         retain=bool(params.get("retain")),
         subject=call.subject,
-        properties=_properties(params) or None,
+        properties=mqtt_properties(params) or None,
     )
     return {}
 
@@ -97,7 +98,7 @@ def check_topic(topic: str) -> None:
         raise Denied(f"topics that begin with $ are reserved: {topic[:60]}")
 
 
-def _properties(params: Params) -> dict[str, object]:
+def mqtt_properties(params: Params) -> dict[str, object]:
     """MQTT 5 properties under the names of core.mqtt."""
     out: dict[str, object] = {}
     if "payloadFormatIndicator" in params:

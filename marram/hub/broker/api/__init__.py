@@ -1,0 +1,1 @@
+"""iot-data operations of the slice, by resource."""
