@@ -84,7 +84,7 @@ class Topic:
 
 ACTION_PREFIX: Final[Mapping[str, str]] = {
     "iot-data": "iot",
-    "iot-jobs-data": "iot",
+    "iot-jobs-data": "iotjobsdata",
     "greengrassv2": "greengrass",
 }
 

@@ -259,6 +259,7 @@ class Api:
         self, request: Request, path: str, pairs: list[tuple[str, str]], context: _Context
     ) -> Response:
         """The https door's device calls: iot-data and iot-jobs-data, signed by the client certificate instead."""
+        intent.refuse_authorizer(request.headers, pairs)
         if request.certificate is None:
             raise Unauthenticated("The request is not signed: an Authorization header is missing.", reason="missing")
         query = intent.joined(pairs)

@@ -4,10 +4,10 @@ Not here: which operation it is (plans.py), who asks (chain.py).
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
-from marram.core.errors import Invalid
+from marram.core.errors import Invalid, Unsupported
 from marram.hub.border import plans
 from marram.hub.border.awsjson import Request
 from marram.hub.border.plans import Plan
@@ -16,6 +16,19 @@ MAX_PARAMETERS: Final = 200
 
 _CREDENTIAL_END = re.compile(r"[,&]")
 _S3_SCOPE = re.compile(r"(?:/|%2F)s3(?:/|%2F)aws4_request", re.IGNORECASE)
+
+
+AUTHORIZER: Final = ("x-amz-customauthorizer-name", "x-amz-customauthorizer-signature")
+
+
+def refuse_authorizer(headers: Mapping[str, str], query: Iterable[tuple[str, str]]) -> None:
+    """Raises Unsupported when a device asks to be judged by a custom authorizer."""
+    asked = next((name for name in AUTHORIZER if name in headers), None)
+    asked = asked or next((name for name, _ in query if name.lower() in AUTHORIZER), None)
+    if asked is not None:
+        raise Unsupported(
+            f"{asked}: custom authorizers need functions, which Marram does not have; use a certificate or sign the request"
+        )
 
 
 def pairs(text: str) -> list[tuple[str, str]]:

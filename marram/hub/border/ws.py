@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from marram.core import websocket
-from marram.core.errors import Invalid, Unauthenticated, Unsupported
+from marram.core.errors import Invalid, Unauthenticated
 from marram.core.websocket import Closed, Data, Ping
+from marram.hub.border import intent
 from marram.hub.border.awsjson import Request, Response
 from marram.kit import metrics
 from marram.kit.log import logger
@@ -21,7 +22,6 @@ log = logger(__name__)
 PATH: Final = "/mqtt"
 SUBPROTOCOL: Final = "mqtt"
 CONGESTED_BYTES: Final = 64 << 10  # above it a ping has no answer: the peer does not read the answers either
-AUTHORIZER: Final = ("x-amz-customauthorizer-name", "x-amz-customauthorizer-signature")
 
 _open: Final = metrics.gauge("marram_websocket_connections", "Open WebSockets").labels()
 _ended: Final = metrics.counter("marram_websocket_closes_total", "WebSockets closed, by who and why", ("reason",))
@@ -50,12 +50,7 @@ def check(request: Request, query: list[tuple[str, str]]) -> dict[str, str] | Re
     if not request.secure:
         # A signed URL is a bearer token: whoever hears it may use it.
         raise Unauthenticated("MQTT over WebSocket is served under TLS only: use wss://", reason="missing")
-    asked = next((name for name in AUTHORIZER if name in request.headers), None)
-    asked = asked or next((name for name, _ in query if name.lower() in AUTHORIZER), None)
-    if asked is not None:
-        raise Unsupported(
-            f"{asked[:60]}: custom authorizers need functions, which Marram does not have; sign the URL or use a certificate"
-        )
+    intent.refuse_authorizer(request.headers, query)
     try:
         return websocket.accept(
             method=request.method, version_1_1=request.version_1_1, has_body=bool(request.body), headers=request.headers,
