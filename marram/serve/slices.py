@@ -21,6 +21,7 @@ from marram.hub.greengrass.service import Greengrass
 from marram.hub.identity.pki import Pki
 from marram.hub.identity.service import Identity, Key, Trust
 from marram.hub.jobs.service import Jobs
+from marram.hub.jobs.signing import RoleSigner
 from marram.hub.objects import run as uploads
 from marram.hub.objects.service import Objects
 from marram.hub.provisioning.service import Provisioning
@@ -48,6 +49,9 @@ NAMES: Final = (
 PRESIGN_RIGHTS: Final = (
     '{"Version": "2012-10-17", "Statement": '
     '[{"Effect": "Allow", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::marram-*"}]}'
+)
+JOB_FILE_RIGHTS: Final = (
+    '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::*"}]}'
 )
 
 Runner = tuple[str, Callable[[], Awaitable[None]]]
@@ -131,7 +135,11 @@ def build(base: Base) -> Slices:
     series = TimeSeries(
         db=db, journal=journal, clock=clock, folder=base.data / "ts", entropy=entropy, settings=base.settings.timeseries
     )
-    jobs = Jobs(db, bus, things, objects=objects, events=things.events)
+    job_files = identity.own_key("marram-job-files", JOB_FILE_RIGHTS)
+    jobs = Jobs(
+        db, bus, things, objects=objects, events=things.events,
+        signer=RoleSigner(identity, objects, sigv4.Credentials(job_files.id, job_files.secret)),
+    )  # fmt: skip
     rules = Rules(db=db, journal=journal, broker=broker, timeseries=series, check_role=identity.check_role, clock=clock)
     greengrass = Greengrass(db, bus, identity, things, jobs, objects, account=place.account, region=place.region)
     provisioning = Provisioning(db, identity, things, objects, broker, clock=clock)

@@ -13,7 +13,7 @@ from marram.hub.jobs.executions import Executions
 from marram.hub.jobs.rolling import Rolling
 from marram.hub.jobs.store import Job, Target
 from marram.hub.jobs.store_executions import Execution
-from marram.hub.jobs.templates import Templates
+from marram.hub.jobs.templates import Tags, Templates
 from marram.kit.db import Db, Tx
 
 MAX_TARGETS: Final = 100
@@ -46,6 +46,7 @@ class Wanted:
     namespace: str = ""
     template: str = ""  # ARN
     config: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    tags: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,10 +58,10 @@ class Described:
 class Control:
     def __init__(
         self, db: Db, executions: Executions, rolling: Rolling, documents: Documents, templates: Templates, groups: Groups,
-        *, account: str, region: str,
+        tags: Tags, *, account: str, region: str,
     ) -> None:  # fmt: skip
         self._db, self._executions, self._rolling, self._documents = db, executions, rolling, documents
-        self._templates, self._groups = templates, groups
+        self._templates, self._groups, self._tags = templates, groups, tags
         self._account, self._region = account, region
 
     async def create(self, wanted: Wanted) -> Job:
@@ -114,6 +115,7 @@ class Control:
             )
             store.insert_job(tx, job, text)
             store.add_targets(tx, job.id, found)
+            self._tags.tag_tx(tx, "job", job.id, wanted.tags)
             self._executions.told.job_changed(tx, job.id, job.status)
             self._executions.later(tx, job.id, tx.now_ms)
             self._rolling.begin(tx, job.id)

@@ -16,6 +16,7 @@ from marram.hub.jobs.store import Job, Target
 from marram.kit.db import Tx
 
 PAGE: Final = 256  # names of a group that one transaction makes wait
+AT_ONCE: Final = 6  # pieces within the transaction that makes a job; no second one of the rollout
 
 
 class Fleet(Protocol):
@@ -48,7 +49,7 @@ class Rolling:
 
     def begin(self, tx: Tx, job_id: str) -> None:
         """What of a new job fits into the transaction that makes it: all of a small one."""
-        for _ in range(3):  # spread, the end of it, one piece of the rollout
+        for _ in range(AT_ONCE):
             job = store.job(tx, job_id)
             if job is None or job.due_ms is None or job.due_ms > tx.now_ms:
                 return
@@ -105,22 +106,23 @@ class Rolling:
         targets = store.targets(tx, job.id)
         if at >= len(targets):
             return store.set_job(tx, job.id, spread_at=None, spread=True)
-        target = targets[at]
         size = CHUNK if job.spread else PAGE
-        names = (
-            [target.name]
-            if target.kind == "thing"
-            else self._fleet.members_page(tx, target.name, job.spread_after, size)
-        )
+        following, after = at + 1, store.FIRST
+        if targets[at].kind == "thing":
+            while following < len(targets) and targets[following].kind == "thing" and following - at < size:
+                following += 1
+            names = [target.name for target in targets[at:following]]
+        else:
+            names = self._fleet.members_page(tx, targets[at].name, job.spread_after, size)
+            if len(names) == size:
+                following, after = at, names[-1]
         if job.spread:  # who joins a job that is under way is given it at once, as AWS does
             for name in names:
                 if not store.waits(tx, job.id, name):
                     self._queue(tx, job, name)
         else:
             store.add_waiting(tx, job.id, names)
-        if target.kind == "thing" or len(names) < size:
-            return store.set_job(tx, job.id, spread_at=at + 1, spread_after=store.FIRST)
-        return store.set_job(tx, job.id, spread_after=names[-1])
+        return store.set_job(tx, job.id, spread_at=following, spread_after=after)
 
     def _roll(self, tx: Tx, job: Job, wanted: settings.Settings) -> None:
         minute = rollout.minute_at(wanted.pace, job.minute, tx.now_ms, notified=job.notified, succeeded=job.succeeded)

@@ -54,9 +54,17 @@ class Jobs:
         self._executions = Executions(told, self._wake_at)
         self._rolling = Rolling(self._executions, registry)
         self.arn = told.arn
-        self.templates = Templates(db, documents, account=account, region=region)
+        self.templates = Templates(db, documents, registry.tags, account=account, region=region)
         self.control = Control(
-            db, self._executions, self._rolling, documents, self.templates, registry, account=account, region=region
+            db,
+            self._executions,
+            self._rolling,
+            documents,
+            self.templates,
+            registry,
+            registry.tags,
+            account=account,
+            region=region,
         )
         self.device = Device(db, self._executions, documents)
         self._wake = asyncio.Event()
@@ -64,6 +72,8 @@ class Jobs:
         self._moved: set[str] = set()
         self._deleted: set[str] = set()
         self._follow_at_ms = 0  # at the start: what happened while nobody listened
+        registry.tags.declare("job", _job_bearer)
+        registry.tags.declare("jobtemplate", _template_bearer)
         bus.subscribe(GroupMembershipChanged, self._on_moved)
         bus.subscribe(ThingDeleted, self._on_deleted)
 
@@ -199,3 +209,13 @@ class Jobs:
     async def answer(self, topic: str, body: JsonObject) -> None:
         """Send a reply behind the changes that were before it."""
         await self._db.write(lambda tx: tx.emit(topic, body))
+
+
+def _job_bearer(tx: Tx, name: str) -> str | None:
+    found = store.job(tx, name)
+    return f"{found.seq}-{found.created_ms}" if found is not None else None
+
+
+def _template_bearer(tx: Tx, name: str) -> str | None:
+    found = store.template(tx, name)
+    return str(found.created_ms) if found is not None else None

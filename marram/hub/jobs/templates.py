@@ -2,7 +2,7 @@
 of AWS's own device client."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from marram.core import arn, codec
 from marram.core.errors import AlreadyExists, Invalid, NotFound
@@ -12,9 +12,13 @@ from marram.hub.jobs.store import Template
 from marram.kit.db import Db, Tx
 
 
+class Tags(Protocol):
+    def tag_tx(self, tx: Tx, kind: str, name: str, tags: Mapping[str, str]) -> None: ...
+
+
 class Templates:
-    def __init__(self, db: Db, documents: Documents, *, account: str, region: str) -> None:
-        self._db, self._documents = db, documents
+    def __init__(self, db: Db, documents: Documents, tags: Tags, *, account: str, region: str) -> None:
+        self._db, self._documents, self._tags = db, documents, tags
         self._account, self._region = account, region
 
     def arn(self, template_id: str) -> str:
@@ -22,7 +26,7 @@ class Templates:
 
     async def create(
         self, template_id: str, *, description: str, job_arn: str | None, document: str | None, source: str | None,
-        config: Mapping[str, Any],
+        config: Mapping[str, Any], tags: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
         """Of a job (its document and settings, under those given), or of a document. Raises AlreadyExists, NotFound, Invalid."""
         if sum(given is not None for given in (job_arn, document, source)) != 1:
@@ -51,6 +55,7 @@ class Templates:
                     f"job template {template_id} exists", resourceId=template_id, resourceArn=self.arn(template_id)
                 )
             store.insert_template(tx, made)
+            self._tags.tag_tx(tx, "jobtemplate", template_id, tags or {})
 
         await self._db.write(work)
 

@@ -259,14 +259,16 @@ class Objects:
 
         return await self._db.read(work)
 
-    def presign(self, bucket: str, key: str, expires_s: int, *, method: str = "GET") -> str:
-        """A URL that whoever has it may use until it expires. 1 s to 7 days."""
+    def presign(
+        self, bucket: str, key: str, expires_s: int, *, method: str = "GET", signer: Signer | None = None
+    ) -> str:
+        """A URL that whoever has it may use until it expires. 1 s to 7 days. signer: another than the hub's own."""
         endpoint = self._endpoint().rstrip("/")
         host = endpoint.partition("://")[2]
         path = f"/{quote(bucket, safe='')}/{quote(key, safe='/-_.~')}"
         query = sigv4.presign(
-            self._signer.credentials(), method=method, host=host, path=path, region=self._region, expires_s=expires_s,
-            now_ms=self._clock.wall_ms(),
+            (signer or self._signer).credentials(), method=method, host=host, path=path, region=self._region,
+            expires_s=expires_s, now_ms=self._clock.wall_ms(),
         )  # fmt: skip
         return f"{endpoint}{path}?{query}"
 

@@ -2,7 +2,7 @@ import pytest
 
 from marram.core.errors import AlreadyExists, Invalid, LimitExceeded, NotFound, Unsupported, VersionConflict
 from marram.hub.identity import pki
-from marram.hub.registry.service import GroupMembershipChanged, ThingDeleted
+from marram.hub.registry.service import GroupMembershipChanged, NewThing, ThingDeleted
 
 ARN = "arn:aws:iot:local-1:000000000001:"
 
@@ -336,3 +336,101 @@ async def test_all_survives_a_restart(hub):
     await hub.reopen()
     assert hub.registry.thing("t") == before
     assert hub.registry.facts("t").groups == ("g",)
+
+
+async def test_a_rare_type_behind_a_common_attribute_is_found_page_by_page(hub):
+    """A page looks at a bounded number of things; it may be empty and still say where to go on."""
+    await hub.call("CreateThingType", thingTypeName="rare")
+    names = [f"t{number:04d}" for number in range(2_100)]
+    for start in range(0, len(names), 250):
+        await hub.registry.importing.run(
+            [NewThing(name=name, attributes={"site": "s"}) for name in names[start : start + 250]]
+        )
+    await hub.call("CreateThing", thingName="z", thingTypeName="rare", attributePayload=attributes(site="s"))
+    asked = {"attributeName": "site", "attributeValue": "s", "thingTypeName": "rare", "maxResults": 10}
+    first = await hub.call("ListThings", **asked)
+    assert first["things"] == [] and first["nextToken"]
+    second = await hub.call("ListThings", **asked, nextToken=first["nextToken"])
+    assert [row["thingName"] for row in second["things"]] == ["z"] and "nextToken" not in second
+
+
+async def test_a_page_token_of_another_search_is_refused(hub):
+    for number in range(3):
+        await hub.call("CreateThing", thingName=f"t{number}", attributePayload=attributes(site="s"))
+    by_site = {"attributeName": "site", "attributeValue": "s"}
+    token = (await hub.call("ListThings", maxResults=1))["nextToken"]
+    with pytest.raises(Invalid, match="token"):
+        await hub.call("ListThings", **by_site, nextToken=token)
+    token = (await hub.call("ListThings", maxResults=1, **by_site))["nextToken"]
+    with pytest.raises(Invalid, match="token"):
+        await hub.call("ListThings", nextToken=token)
+
+
+@pytest.mark.parametrize(
+    ("typed", "count", "refused"),
+    [(False, 3, False), (False, 4, True), (True, 50, False), (True, 51, True)],
+    ids=["three", "four", "fifty with a type", "fifty-one with a type"],
+)
+async def test_how_many_attributes(hub, typed, count, refused):
+    await hub.call("CreateThingType", thingTypeName="pump")
+    kind = {"thingTypeName": "pump"} if typed else {}
+    payload = attributes(**{f"a{number}": "1" for number in range(count)})
+    await hub.call("CreateThing", thingName="t", **kind)
+    for operation in ("CreateThing", "UpdateThing"):
+        name = "u" if operation == "CreateThing" else "t"
+        if refused:
+            with pytest.raises(LimitExceeded):
+                await hub.call(operation, thingName=name, attributePayload=payload, **kind)
+        else:
+            await hub.call(operation, thingName=name, attributePayload=payload, **kind)
+    if typed and not refused:
+        with pytest.raises(LimitExceeded, match="without a thing type"):
+            await hub.call("UpdateThing", thingName="t", removeThingType=True)
+
+
+async def test_a_thing_with_too_many_attributes_of_before_can_still_change_otherwise(hub):
+    await hub.call("CreateThing", thingName="t")
+    hub.db.write_sync(
+        lambda tx: tx.execute("UPDATE registry_thing SET attributes = ?", '{"a":"1","b":"1","c":"1","d":"1"}')
+    )
+    await hub.call("UpdateThing", thingName="t", attributePayload={"attributes": {"a": "1"}, "merge": True})
+    with pytest.raises(LimitExceeded):
+        await hub.call("UpdateThing", thingName="t", attributePayload={"attributes": {"a": "2"}, "merge": True})
+
+
+async def test_a_type_is_changed_member_by_member(hub):
+    await hub.call("CreateThingType", thingTypeName="pump", thingTypeProperties={"thingTypeDescription": "d"})
+    await hub.call("UpdateThingType", thingTypeName="pump", thingTypeProperties={"searchableAttributes": ["a"]})
+    found = (await hub.call("DescribeThingType", thingTypeName="pump"))["thingTypeProperties"]
+    assert found == {"thingTypeDescription": "d", "searchableAttributes": ["a"]}
+    with pytest.raises(LimitExceeded):
+        await hub.call(
+            "UpdateThingType", thingTypeName="pump", thingTypeProperties={"searchableAttributes": list("abcd")}
+        )
+    with pytest.raises(NotFound):
+        await hub.call("UpdateThingType", thingTypeName="valve")
+
+
+async def test_the_waiting_time_begins_once_and_ends_with_undo(hub):
+    await hub.call("CreateThingType", thingTypeName="pump")
+    await hub.call("DeprecateThingType", thingTypeName="pump")
+    hub.clock.advance(4 * 60 * 1000)
+    await hub.call("DeprecateThingType", thingTypeName="pump")
+    hub.clock.advance(59_000)
+    with pytest.raises(Invalid, match="five minutes"):
+        await hub.call("DeleteThingType", thingTypeName="pump")
+    await hub.call("DeprecateThingType", thingTypeName="pump", undoDeprecate=True)
+    hub.clock.advance(60_000)
+    with pytest.raises(Invalid, match="five minutes"):
+        await hub.call("DeleteThingType", thingTypeName="pump")
+    await hub.call("CreateThing", thingName="t", thingTypeName="pump")
+
+
+async def test_an_exclusive_certificate_leaves_the_thing_its_others(hub):
+    first = f"{ARN}cert/{pki.certificate_id(await hub.certificate(thing='t'))}"
+    second = f"{ARN}cert/{pki.certificate_id(await hub.certificate())}"
+    exclusive = {"thingPrincipalType": "EXCLUSIVE_THING"}
+    await hub.call("AttachThingPrincipal", thingName="t", principal=second, **exclusive)
+    found = (await hub.call("ListThingPrincipalsV2", thingName="t", **exclusive))["thingPrincipalObjects"]
+    assert [each["principal"] for each in found] == [second]
+    assert set((await hub.call("ListThingPrincipals", thingName="t"))["principals"]) == {first, second}

@@ -1,0 +1,1 @@
+"""Operations of jobs: `iot` for operators, `iot-jobs-data` for devices."""
