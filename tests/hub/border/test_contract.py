@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -97,7 +98,7 @@ def door(key: tuple[str, str], seen: Seen, *, allow: bool = True) -> tuple[Api, 
 
 
 TEXTS = [
-    "a", "abc", "1", "2020-01-01", "000000000001", "a" * 36, "0" * 64, "ACTIVE", "SELECT * FROM 'a'", "{}", "1.0.0", "mrm1.a",
+    "a", "abc", "1", "v1", "2020-01-01", "000000000001", "a" * 36, "0" * 64, "ACTIVE", "SELECT * FROM 'a'", "{}", "1.0.0", "mrm1.a",
     f"arn:aws:iot:{REGION}:{ACCOUNT}:thing/a", f"arn:aws:iot:us-east-1:{ACCOUNT}:thing/a",
     f"arn:aws:greengrass:{REGION}:{ACCOUNT}:components:a:versions:1.0.0", f"arn:aws:iam::{ACCOUNT}:role/a",
     f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:labeling-job/a", "s3://bucket/key", "https://a.b/c",
@@ -150,7 +151,7 @@ def request_for(key: tuple[str, str], params: dict[str, Any], extra: dict[str, A
         body = codec.dumps(params | (extra or {}))
     elif plan.protocol == "query":
         headers["content-type"] = "application/x-www-form-urlencoded"
-        body = f"Action={key[1]}&Version={plan.api_version}".encode()
+        body = urlencode({"Action": key[1], "Version": plan.api_version, **flat("", params)}).encode()
     elif plan.protocol == "rest-json":
         method = operation.method
         path, query, headers, body = rest_request(plan, operation, params)
@@ -175,6 +176,16 @@ def request_for(key: tuple[str, str], params: dict[str, Any], extra: dict[str, A
     )  # fmt: skip
     target = path + ("?" + sigv4.canonical_query(query) if query else "")
     return Request(method=method, target=target, headers=signed, body=body, source_ip="127.0.0.1")
+
+
+def flat(name: str, value: Any) -> dict[str, str]:
+    """Parameters of the query protocol: members by dots, lists by `.member.N`."""
+    dot = f"{name}." if name else ""
+    if isinstance(value, dict):
+        return {key: text for member, item in value.items() for key, text in flat(f"{dot}{member}", item).items()}
+    if isinstance(value, list):
+        return {key: text for at, item in enumerate(value, 1) for key, text in flat(f"{dot}member.{at}", item).items()}
+    return {name: str(value).lower() if isinstance(value, bool) else str(value)}
 
 
 def params_of(key: tuple[str, str]) -> dict[str, Any]:
