@@ -126,6 +126,8 @@ def build(base: Base) -> Slices:
         journal=journal, db=db, identity=identity, clock=clock, entropy=entropy, bus=bus,
         settings=base.settings.limits.broker,
     )  # fmt: skip
+    broker.use_index(things.index)
+    things.index.use_sources(connectivity=broker.connectivity_of)
     shadows = Shadows(db, bus, settings=base.settings.shadow, index=things.index)
     blobs = Blobs(base.data / "blobs", db, entropy=entropy)
     objects = Objects(
@@ -179,6 +181,8 @@ def runners(base: Base, slices: Slices) -> list[Runner]:
     return [
         ("outbox", Outbox(base.db, slices.broker.publish_outbox).run),
         ("broker", slices.broker.run),
+        ("index", slices.registry.index.run),
+        ("dynamic-groups", slices.registry.dynamic.run),
         ("shadows", lambda: watching.run(slices.shadow)),
         ("series", slices.timeseries.run),
         ("rules", slices.rules.run),

@@ -42,7 +42,7 @@ from marram.hub.bus import Bus
 from marram.hub.identity.service import Identity, PrincipalChanged, Subject
 from marram.kit import metrics
 from marram.kit.clock import Clock, Entropy
-from marram.kit.db import Db
+from marram.kit.db import Db, Tx
 from marram.kit.log import logger
 from marram.kit.seglog import Journal
 
@@ -126,6 +126,10 @@ class Broker:
     def use_index(self, index: Index) -> None:
         """Where the state of things' connections is to be found by search."""
         self._states.use_index(index)
+
+    def connectivity_of(self, tx: Tx, thing: str) -> JsonObject | None:
+        """What the index is told of a thing's connection; None when it was never connected."""
+        return self._states.searchable(tx, thing)
 
     # life
 

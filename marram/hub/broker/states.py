@@ -67,6 +67,11 @@ class States:
         found = self._changed.get(client_id) or self._writing.get(client_id)
         return found or self._db.read_now(lambda tx: store.connection(tx, client_id))
 
+    def searchable(self, tx: Tx, thing: str) -> dict[str, JsonValue] | None:
+        """What `Index.connectivity` was told last of a thing: for an index that is built."""
+        state = store.connection_of_thing(tx, thing)
+        return None if state is None else _searchable(state)
+
     def next_version(self, client_id: str, now_ms: int) -> int:
         """Of a connection that begins: one more than the last, from 0 again when that one is long gone."""
         last = self.get(client_id)

@@ -138,14 +138,23 @@ def delete_expired(tx: Tx, limit: int) -> int:
 
 
 def connection(tx: Tx, client_id: str) -> ConnectionState | None:
-    row = tx.one("SELECT client_id, connected, body FROM broker_connection WHERE client_id = ?", client_id)
+    row = tx.one("SELECT client_id, thing, connected, body FROM broker_connection WHERE client_id = ?", client_id)
+    return None if row is None else _connection(row)
+
+
+def connection_of_thing(tx: Tx, thing: str) -> ConnectionState | None:
+    """The latest, where it has several clients."""
+    row = tx.one(
+        "SELECT client_id, thing, connected, body FROM broker_connection WHERE thing = ? ORDER BY changed_ms DESC LIMIT 1",
+        thing,
+    )
     return None if row is None else _connection(row)
 
 
 def live_connections(tx: Tx) -> list[ConnectionState]:
     return [
         _connection(row)
-        for row in tx.all("SELECT client_id, connected, body FROM broker_connection WHERE connected = 1")
+        for row in tx.all("SELECT client_id, thing, connected, body FROM broker_connection WHERE connected = 1")
     ]
 
 
@@ -157,7 +166,6 @@ def save_connection(tx: Tx, state: ConnectionState) -> None:
         "address": state.address,
         "port": state.port,
         "connected_ms": state.connected_ms,
-        "thing": state.thing,
         "exclusive": state.exclusive,
         "keep_alive_s": state.keep_alive_s,
         "expiry_s": state.expiry_s,
@@ -165,10 +173,11 @@ def save_connection(tx: Tx, state: ConnectionState) -> None:
         "reason": state.reason,
     }
     tx.execute(
-        "INSERT INTO broker_connection (client_id, connected, changed_ms, body) VALUES (?, ?, ?, ?)"
-        " ON CONFLICT (client_id) DO UPDATE SET connected = excluded.connected, changed_ms = excluded.changed_ms,"
-        " body = excluded.body",
+        "INSERT INTO broker_connection (client_id, thing, connected, changed_ms, body) VALUES (?, ?, ?, ?, ?)"
+        " ON CONFLICT (client_id) DO UPDATE SET thing = excluded.thing, connected = excluded.connected,"
+        " changed_ms = excluded.changed_ms, body = excluded.body",
         state.client_id,
+        state.thing,
         1 if state.connected else 0,
         state.changed_ms,
         codec.dumps(body).decode(),
@@ -189,9 +198,8 @@ def forget_connections(tx: Tx, after: str, before_ms: int, limit: int) -> str:
 
 
 def _connection(row: tuple[object, ...]) -> ConnectionState:
-    client_id, connected, text = row
+    client_id, thing, connected, text = row
     body = codec.loads_object(str(text))
-    thing = body.get("thing")
     return ConnectionState(
         client_id=str(client_id),
         connected=connected == 1,

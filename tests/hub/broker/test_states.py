@@ -218,6 +218,9 @@ async def test_the_index_hears_of_things_once_for_many_changes(world) -> None:
     state = index.told[-1][1]
     assert (state["connected"], state["sessionExpiry"], state["cleanSession"]) == (True, 3600, False)
     assert "disconnectReason" not in state
+    found = await world.db.read(lambda tx: world.broker.connectivity_of(tx, "lamp"))
+    assert found == state
+    assert await world.db.read(lambda tx: world.broker.connectivity_of(tx, "other")) is None
 
 
 async def test_states_survive_and_a_crash_is_told(world) -> None:
