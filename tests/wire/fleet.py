@@ -150,9 +150,10 @@ class Raw:
         self.acks: Queue[tuple[str, Any]] = Queue()
         context = ssl.create_default_context(cafile=fleet.hub.info["ca_file"])
         context.load_cert_chain(*files)
-        self.client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id, protocol=paho.MQTTv5)
+        self.client = paho.Client(
+            paho.CallbackAPIVersion.VERSION2, client_id, protocol=paho.MQTTv5, reconnect_on_failure=False
+        )
         self.client.tls_set_context(context)
-        self.client.reconnect_delay_set(3600, 3600)
         self.client.on_connect = lambda _c, _u, _f, code, _p: self.acks.put(("connack", code.value))
         self.client.on_disconnect = lambda _c, _u, _f, code, _p: self.acks.put(("closed", code.value))
         self.client.on_subscribe = lambda _c, _u, _m, codes, _p: self.acks.put(("suback", [c.value for c in codes]))

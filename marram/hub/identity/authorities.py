@@ -101,12 +101,13 @@ class Authorities:
                 resourceId=authority.id,
                 resourceArn=self.arn_of(authority.id),
             )
-        if len(store_authorities.of_subject(tx, authority.subject)) >= MAX_OF_ONE_SUBJECT:
+        namesakes = len(store_authorities.of_subject(tx, authority.subject))
+        if namesakes >= MAX_OF_ONE_SUBJECT:
             raise LimitExceeded(
                 f"{MAX_OF_ONE_SUBJECT} CA certificates with this subject are registered", limit=MAX_OF_ONE_SUBJECT
             )
         store_authorities.add(tx, replace(authority, created_ms=tx.now_ms, modified_ms=tx.now_ms))
-        tx.after_commit(lambda: self._trust.add(authority.der))
+        tx.after_commit(self._trust.renew if namesakes else lambda: self._trust.add(authority.der))
 
     def save(self, tx: Tx, authority: Authority) -> None:
         store_authorities.save(tx, replace(authority, version=authority.version + 1, modified_ms=tx.now_ms))
@@ -208,7 +209,8 @@ class Authorities:
         anchored = authority_id is None or not foreign.says_its_key(certificate)
         store_authorities.set_origin(tx, certificate_id, authority_id, anchored=anchored)
         if anchored:
-            tx.after_commit(lambda: self._trust.add(der))
+            namesakes = store_authorities.of_subject(tx, foreign.issuer_of(certificate)) if authority_id else []
+            tx.after_commit(self._trust.renew if len(namesakes) > 1 else lambda: self._trust.add(der))
         return certificate_id
 
     def authority_of(self, certificate_id: str) -> str | None:

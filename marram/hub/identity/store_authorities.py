@@ -126,11 +126,24 @@ def anchor_leaves(tx: Tx, authority_id: str) -> int:
 
 
 def anchors(tx: Tx) -> list[bytes]:
-    """DER of all that the TLS doors trust beside our own."""
-    rows = tx.all(
-        "SELECT der FROM identity_authority UNION ALL SELECT der FROM identity_certificate WHERE anchored = 1"
-    )
-    return [bytes(row[0]) for row in rows]
+    """DER of all that the TLS doors trust beside our own.
+
+    Of several CAs with one name OpenSSL takes any for a certificate that does not say which key has signed it. Where there
+    is one like that, its registered brothers are trusted each by itself, and the CAs of that name are not.
+    """
+    return [bytes(row[0]) for row in tx.all(_ANCHORS)]
+
+
+_BLIND = (
+    "SELECT subject FROM identity_authority GROUP BY subject HAVING count(*) > 1 AND sum(id IN"
+    " (SELECT authority FROM identity_certificate WHERE anchored = 1 AND authority IS NOT NULL)) > 0"
+)
+_ANCHORS = (
+    f"SELECT der FROM identity_authority WHERE subject NOT IN ({_BLIND}) UNION ALL"  # noqa: S608 - constants
+    " SELECT der FROM identity_certificate WHERE anchored = 1 UNION ALL"
+    " SELECT der FROM identity_certificate WHERE anchored = 0 AND authority IN"
+    f" (SELECT id FROM identity_authority WHERE subject IN ({_BLIND}))"
+)
 
 
 # the registration code

@@ -41,6 +41,7 @@ async def describe_certificate(service: Identity, call: Call, params: Params) ->
     return {
         "certificateDescription": {
             **_summary(service, found),
+            "caCertificateId": service.authorities.authority_of(found.id),
             "certificatePem": pki.pem_of(found.der),
             "ownedBy": call.account,
             "lastModifiedDate": found.modified_ms,
