@@ -129,6 +129,7 @@ def build(base: Base) -> Slices:
     broker.use_index(things.index)
     things.index.use_sources(connectivity=broker.connectivity_of)
     shadows = Shadows(db, bus, settings=base.settings.shadow, index=things.index)
+    things.index.use_sources(shadows=shadows.searchable)
     blobs = Blobs(base.data / "blobs", db, entropy=entropy)
     objects = Objects(
         db, blobs, clock, region=place.region, endpoint=lambda: endpoints["api"],

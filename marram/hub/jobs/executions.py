@@ -4,9 +4,9 @@ An end counts at once: the report that reaches an abort threshold is the one tha
 executions (a cancellation, a deletion) is begun here for as many as one transaction may take; the runner does the rest.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Final, Protocol
 
 from marram.core import jobs as machine
 from marram.core import rollout
@@ -22,11 +22,17 @@ CHUNK: Final = 32  # executions that one transaction creates or ends: some milli
 ABORTED: Final = "ABORT_CRITERIA_MET"
 
 
+class Index(Protocol):
+    """The registry's search index: what became of a thing's executions, by job; None for one that is deleted."""
+
+    def jobs(self, tx: Tx, thing: str, statuses: Mapping[str, str | None]) -> None: ...
+
+
 class Executions:
     """`wake(at_ms)` tells the runner, after the commit, that something is due then."""
 
-    def __init__(self, told: Told, wake: Callable[[int], None]) -> None:
-        self.told, self._wake = told, wake
+    def __init__(self, told: Told, wake: Callable[[int], None], index: Index) -> None:
+        self.told, self._wake, self._index = told, wake, index
 
     # one execution
 
@@ -40,6 +46,7 @@ class Executions:
         else:
             store_executions.insert(tx, job.id, thing)
             store.count(tx, job.id, queued=1)
+            self._index.jobs(tx, thing, {job.id: Status.QUEUED})
         if job.status is JobStatus.IN_PROGRESS:
             self.told.appeared(tx, thing, job.namespace)
         return True
@@ -77,6 +84,7 @@ class Executions:
         store_executions.write(tx, changed)
         if after is not found.status:
             store.count(tx, job.id, **{store.counter(found.status): -1, store.counter(after): 1})
+            self._index.jobs(tx, found.thing, {job.id: after})
         self.told.changed(tx, changed)
         if after in TERMINAL:
             self.told.execution(tx, changed)
@@ -92,7 +100,9 @@ class Executions:
 
     def _ended(self, tx: Tx, found: Execution, wanted: settings.Settings) -> None:
         """Give the job up, try again, or neither. A job that was given up tries nothing again."""
-        job = store.job(tx, found.job) if found.status.value in rollout.FAILURES else None
+        fails = found.status in rollout.FAILURES
+        # A success counts as well: with it the executions may be enough for the criteria to hold.
+        job = store.job(tx, found.job) if fails or (wanted.abort and found.status is Status.SUCCEEDED) else None
         if job is None or job.status not in ACTIVE:
             return
         if (criterion := rollout.broken(wanted.abort, job.counts)) is not None:
@@ -108,12 +118,14 @@ class Executions:
             )  # fmt: skip
             name = store.counter(found.status)
             store.count(tx, found.job, **{name: -1, f"retried_{name}": 1, "queued": 1})
+            self._index.jobs(tx, found.thing, {found.job: Status.QUEUED})
 
     def _again(self, tx: Tx, present: Execution) -> None:
         """A thing that was removed is back: its next execution, with all its retries before it."""
         store_executions.shelve(tx, present.job, present.thing)
         store_executions.insert(tx, present.job, present.thing, number=present.number + 1)
         store.count(tx, present.job, **{store.counter(present.status): -1, "queued": 1})
+        self._index.jobs(tx, present.thing, {present.job: Status.QUEUED})
 
     def remove(self, tx: Tx, job: Job, thing: str) -> None:
         """The thing is no target any more: its execution, unless it has ended, is REMOVED."""
@@ -129,6 +141,7 @@ class Executions:
         before = _head(tx, found)
         store_executions.delete(tx, found.job, found.thing)
         store.count(tx, job.id, **{store.counter(found.status): -1})
+        self._index.jobs(tx, found.thing, {job.id: None})
         self.told.execution(tx, found, "deleted")
         if not found.final:
             self.told.device(tx, found.thing, found.namespace, before, listed=True)

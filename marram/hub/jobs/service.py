@@ -51,7 +51,7 @@ class Jobs:
         account, region = registry.account, registry.region
         documents = Documents(objects, signer or NoSigner())
         told = Told(bus, documents, events or AllOff(), account=account, region=region)
-        self._executions = Executions(told, self._wake_at)
+        self._executions = Executions(told, self._wake_at, registry.index)
         self._rolling = Rolling(self._executions, registry)
         self.arn = told.arn
         self.templates = Templates(db, documents, registry.tags, account=account, region=region)
@@ -72,6 +72,7 @@ class Jobs:
         self._moved: set[str] = set()
         self._deleted: set[str] = set()
         self._follow_at_ms = 0  # at the start: what happened while nobody listened
+        registry.index.use_sources(jobs=store_executions.statuses)
         registry.tags.declare("job", _job_bearer)
         registry.tags.declare("jobtemplate", _template_bearer)
         bus.subscribe(GroupMembershipChanged, self._on_moved)

@@ -185,6 +185,12 @@ def open_of_thing(tx: Tx, thing: str) -> list[Execution]:
     return [_execution(row) for row in rows]
 
 
+def statuses(tx: Tx, thing: str) -> dict[str, str]:
+    """Of the present execution, by job."""
+    rows = tx.all("SELECT job, status FROM job_execution WHERE thing = ?", thing)
+    return {str(job): str(status) for job, status in rows}
+
+
 def waiting_jobs(tx: Tx, thing: str) -> list[str]:
     return [str(row[0]) for row in tx.all("SELECT job FROM job_waiting WHERE thing = ?", thing)]
 

@@ -142,6 +142,10 @@ class Shadows:
         self._changed(tx, thing, name, version, None)
         return body
 
+    def searchable(self, tx: Tx, thing: str) -> dict[str, JsonObject]:
+        """All shadows of a thing, as the search index takes them."""
+        return {name: _searchable(document) for name, document in store.documents(tx, thing).items()}
+
     # desired not reached
 
     async def tell_unreached(self, limit: int = 100) -> int:
@@ -182,16 +186,17 @@ class Shadows:
 
     def _changed(self, tx: Tx, thing: str, name: str, version: int, document: Document | None) -> None:
         if self._index is not None:
-            body: JsonObject | None = None
-            if document is not None:
-                body = {
-                    "desired": document.desired,
-                    "reported": document.reported,
-                    "metadata": algebra.metadata_view(document),
-                    "version": document.version,
-                }
-            self._index.shadow(tx, thing, name, body)
+            self._index.shadow(tx, thing, name, None if document is None else _searchable(document))
         tx.after_commit(lambda: self._bus.publish(ShadowChanged(thing, name, version)))
+
+
+def _searchable(document: Document) -> JsonObject:
+    return {
+        "desired": document.desired,
+        "reported": document.reported,
+        "metadata": algebra.metadata_view(document),
+        "version": document.version,
+    }
 
 
 def prefix(thing: str, name: str) -> str:

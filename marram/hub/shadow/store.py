@@ -48,6 +48,12 @@ def document(tx: Tx, thing: str, name: str) -> algebra.Document:
     return algebra.decode(bytes(row[0])) if row else algebra.EMPTY
 
 
+def documents(tx: Tx, thing: str) -> dict[str, algebra.Document]:
+    """All of a thing, by name."""
+    rows = tx.all("SELECT name, body FROM shadow WHERE thing = ?", thing)
+    return {str(name): algebra.decode(bytes(body)) for name, body in rows}
+
+
 def version_before(tx: Tx, thing: str, name: str) -> int:
     """The version that a new shadow goes on from: that of the one deleted within 48 h, else 0."""
     row = tx.one("SELECT version, deleted_ms FROM shadow_grave WHERE thing = ? AND name = ?", thing, name)
