@@ -132,14 +132,15 @@ def _things_by_attribute(tx: Tx, search: Search, after: JsonValue, limit: int) -
         case _:
             raise Invalid("the page token is of another search")
     scan = max(SCANNED, limit) if search.type else limit
-    upper = "a.value < ?" if search.prefix else "a.value = ?"
-    end = search.value + _LAST if search.prefix else search.value
+    if search.prefix:
+        where, params = "a.value < ? AND (a.value, a.thing) > (?, ?)", [search.value + _LAST, value, last]
+    else:  # not as a range of one value: SQLite would read on to the end of the attribute
+        where, params = "a.value = ? AND a.thing > ?", [search.value, last]
     sql = (
-        "SELECT a.value, " + _THING + " FROM (SELECT a.value, a.thing FROM registry_attribute a"  # noqa: S608 - constants
-        f" WHERE a.name = ? AND {upper} AND (a.value, a.thing) > (?, ?) ORDER BY a.value, a.thing LIMIT ?) a"
-        " JOIN registry_thing t ON t.name = a.thing ORDER BY a.value, a.thing"
+        f"SELECT a.value, {_THING} FROM (SELECT a.value, a.thing FROM registry_attribute a WHERE a.name = ? AND {where}"  # noqa: S608
+        " ORDER BY a.value, a.thing LIMIT ?) a JOIN registry_thing t ON t.name = a.thing ORDER BY a.value, a.thing"
     )
-    rows = tx.all(sql, search.attribute, end, value, last, scan + 1)
+    rows = tx.all(sql, search.attribute, *params, scan + 1)
     found: list[Thing] = []
     for number, row in enumerate(rows):
         if len(found) == limit or number == scan:

@@ -1,24 +1,27 @@
 """Registry calls in any order against a slow model: what is refused changes nothing, and every list says what the model says."""
 
 import asyncio
+import os
 import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+import pytest
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from marram.core.errors import MarramError
+from marram.core.errors import Invalid, MarramError
 from marram.hub.bus import Bus
 from marram.hub.identity.pki import Pki
 from marram.hub.identity.service import Identity
 from marram.hub.registry.service import Registry, Search
 from marram.kit.clock import FakeClock, SeededEntropy
-from marram.kit.db import Db, Migrations
+from marram.kit.db import Db, Migrations, Tx
 
+FULL = bool(os.environ.get("MARRAM_FULL"))
 FIVE_MINUTES = 5 * 60 * 1000
 things = st.sampled_from(["t1", "t2", "t3"])
 types = st.sampled_from(["", "pump", "valve"])
@@ -157,9 +160,12 @@ class AnyOrder(RuleBasedStateMachine):
         self.registry = Registry(self.db, identity, bus, entropy=entropy)
 
     def teardown(self) -> None:
-        self.db.close()
-        self.runner.close()
-        self.folder.cleanup()
+        try:
+            self.every_list_agrees()
+        finally:
+            self.db.close()
+            self.runner.close()
+            self.folder.cleanup()
 
     def same(self, refused: bool, call: Callable[[], Awaitable[Any]]) -> None:
         async def run() -> bool:
@@ -170,6 +176,16 @@ class AnyOrder(RuleBasedStateMachine):
             return False
 
         assert self.runner.run(run()) == refused
+
+    @initialize(nested=st.booleans(), kind=types)
+    def begin(self, nested: bool, kind: str) -> None:
+        """Most calls on an empty registry are refused, and say little."""
+        self.create_type("pump")
+        self.create_type("valve")
+        for name in ("t1", "t2"):
+            self.create_thing(name, kind, {"x": "1"})
+        for name, parent in (("a", ""), ("b", "a" if nested else ""), ("c", "b")):
+            self.create_group(name, parent)
 
     @rule(name=things, kind=types, given=attributes)
     def create_thing(self, name: str, kind: str, given: dict[str, str]) -> None:
@@ -234,7 +250,7 @@ class AnyOrder(RuleBasedStateMachine):
         refused = self.model.move(thing, into, out)
         self.same(refused, lambda: self.registry.members.move(thing, add=into, remove=out))
 
-    @invariant()
+    @rule()
     def every_list_agrees(self) -> None:
         self.runner.run(self._compare())
 
@@ -269,11 +285,34 @@ class AnyOrder(RuleBasedStateMachine):
             )
 
 
+SETTINGS = settings(
+    max_examples=1000 if FULL else 30, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+)
+
+
+@pytest.mark.timeout(900 if FULL else 60)
 def test_any_order_of_calls(tmp_path: Path) -> None:
     AnyOrder.pki = Pki.open(tmp_path / "pki", clock=FakeClock(), entropy=SeededEntropy(1))
-    run_state_machine_as_test(
-        AnyOrder,
-        settings=settings(
-            max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
-        ),
-    )
+    run_state_machine_as_test(AnyOrder, settings=SETTINGS)
+
+
+class Lossy(AnyOrder):
+    """A registry whose groups keep their things when they go."""
+
+    async def _open(self) -> None:
+        await super()._open()
+        self.registry.groups.delete = self._delete  # type: ignore[method-assign]
+
+    async def _delete(self, name: str, *, expected_version: int | None = None) -> None:
+        def work(tx: Tx) -> None:
+            if tx.one("SELECT 1 FROM registry_group WHERE parent = ?", name):
+                raise Invalid("has children")
+            tx.execute("DELETE FROM registry_group WHERE name = ?", name)
+
+        await self.db.write(work)
+
+
+def test_a_registry_that_is_wrong_is_found_out(tmp_path: Path) -> None:
+    AnyOrder.pki = Pki.open(tmp_path / "pki", clock=FakeClock(), entropy=SeededEntropy(1))
+    with pytest.raises((AssertionError, MarramError, BaseExceptionGroup)):
+        run_state_machine_as_test(Lossy, settings=settings(SETTINGS, phases=[Phase.generate], database=None))
