@@ -84,6 +84,8 @@ class Reserved:
                     self._group.create_task(self._work(lane), name=f"broker-lane-{number}")
         finally:
             self._lanes, self._group = [], None
+            self._in_flight.clear()  # of tasks that never began
+            self._running = 0
 
     async def handle(self, topic: str, payload: bytes, subject: Subject, client_id: str) -> None:
         """For publishers in the process: at once. Raises what the handler raises."""
