@@ -365,7 +365,7 @@ class Api:
             if not declared.public:
                 named = declared.resource(call, params)
                 resources += [named] if isinstance(named, str) else named
-                for resource in resources:
+                for resource in resources or ("*",):  # none named is no way around the question
                     self._authorise(request, subject, declared.action, resource)
             self._throttle.operation(plan.service, operation.name)
             given = self._open_tokens(plan, operation, params)
