@@ -245,11 +245,26 @@ async def test_a_read_cannot_write(db: Db) -> None:
 
 
 async def test_a_cancelled_wait_leaves_the_writer_working(db: Db) -> None:
-    task = asyncio.ensure_future(db.write(put("a")))
+    """What waits and is given up is not written; what is under way is, and the next one is served."""
+    begun, gate = threading.Event(), threading.Event()
+
+    def slow(tx: Tx) -> None:
+        put("slow")(tx)
+        begun.set()
+        assert gate.wait(10)
+
+    under_way = asyncio.ensure_future(db.write(slow))
+    while not begun.is_set():
+        await asyncio.sleep(0)
+    waiting = asyncio.ensure_future(db.write(put("given up")))
     await asyncio.sleep(0)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-    await db.write(put("b"))
+    under_way.cancel()
+    waiting.cancel()
+    ended = await asyncio.gather(under_way, waiting, return_exceptions=True)
+    assert [type(each) for each in ended] == [asyncio.CancelledError] * 2
+    gate.set()
+    await db.write(put("next"))
+    assert sorted(db.read_now(keys)) == ["next", "slow"]
 
 
 async def test_a_closed_database_refuses(db: Db) -> None:

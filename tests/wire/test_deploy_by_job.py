@@ -1,6 +1,7 @@
 """A component written with the unmodified awsiotsdk, deployed with boto3, by job, to RUNNING; replaced; rolled back."""
 
 import json
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -138,10 +139,14 @@ def test_the_core_killed_in_the_middle_of_a_deployment_ends_it_all_the_same(
     wait_for(lambda: status_of(site, first) == "SUCCEEDED", "the first deployment")
     second = deploy(site, "2.0.0")
     wait_for(lambda: status_of(site, second) in ("IN_PROGRESS", "SUCCEEDED"), "the second deployment begun")
-    site.edge.kill()
-    site.edge = start_edge(site.edge.root)
+    killed = site.edge
+    killed.kill()
+    assert killed.process.returncode == -signal.SIGKILL, "it was still there to be killed"
+    site.edge = start_edge(killed.root)
     wait_for(lambda: status_of(site, second) == "SUCCEEDED", "the second deployment")
     wait_for(lambda: running(site) == {("2.0.0", "RUNNING")}, "version 2")
+    assert [status_of(site, each) for each in (first, second)] == ["SUCCEEDED"] * 2
+    assert (site.edge.root / "packages" / "artifacts" / "com.example.Hello" / "2.0.0").is_dir()
 
 
 def test_cancel_before_the_core_is_there(

@@ -9,6 +9,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import paho.mqtt.client as paho
 import pytest
@@ -387,7 +388,16 @@ async def test_new_policies_reach_live_connections(world: World) -> None:
     device = Device(world, "dev1", version=5)
     await off_loop(lambda: device.connect() and None)
     world.broker.configure(Policy())
-    await off_loop(lambda: device.disconnected.get(timeout=5) and None)
+
+    def work() -> None:
+        reason: Any = device.disconnected.get(timeout=5)
+        assert reason.value == 0x87, f"not authorized, not {reason}"
+        again = Device(world, "dev1", version=5)
+        code, _ = again.connect()
+        assert code != 0, "it may not come back either"
+
+    await off_loop(work)
+    assert not world.broker.sessions
 
 
 async def test_mosquitto_command_line(world: World) -> None:

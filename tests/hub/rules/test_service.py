@@ -1,6 +1,7 @@
 import asyncio
 import base64
 import contextlib
+import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -406,3 +407,7 @@ async def test_run_judges_what_becomes_durable_and_stores_its_cursor(tmp_path: P
             while it.rules.position <= offset or not it.peer.published:
                 await asyncio.sleep(0.01)
             running.cancel()
+        assert [json.loads(payload) for _, payload in it.peer.published] == [{"n": 1}]
+    async with hub(tmp_path) as it:
+        assert it.rules.position > offset, "a new life goes on behind what was judged"
+        assert it.peer.published == []
