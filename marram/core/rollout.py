@@ -13,7 +13,7 @@ from marram.core.jobs import Status
 
 MINUTE_MS: Final = 60_000
 MAX_PER_MINUTE: Final = 1000  # also what holds when nothing was asked for
-FAILURES: Final = ("FAILED", "REJECTED", "TIMED_OUT")
+FAILURES: Final = frozenset({Status.FAILED, Status.REJECTED, Status.TIMED_OUT})
 ALL: Final = "ALL"
 
 
