@@ -43,7 +43,7 @@ def test_row(world: World, row: Row) -> None:
         pytest.skip("slow: runs in make test-full")
     try:
         if row.differs:
-            with pytest.raises(Exception, match=""):
+            with pytest.raises(Exception):  # noqa: B017 - whatever it is that the row says
                 row.run(world)
         else:
             row.run(world)
