@@ -18,12 +18,12 @@ Not here: policies (hub/identity), the decision itself (the door puts it into th
 
 import asyncio
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from marram.core import arn
-from marram.core.errors import Denied
+from marram.core.errors import Denied, Invalid
 from marram.hub.slice import Call
 
 TOGETHER: Final = 500  # decisions between two looks at the loop
@@ -115,3 +115,11 @@ HUB: Final = Access(authorise=_hub)  # for the slices among themselves; what cam
 
 def _object(uri: str) -> str:
     return f"arn:aws:s3:::{uri.removeprefix('s3://')}"
+
+
+def check_role(check: Callable[[str], None], request: Mapping[str, Any]) -> None:
+    """Raises Invalid unless the request's RoleArn is a role that is there and trusts the service; `check` is the hub's."""
+    try:
+        check(str(request["RoleArn"]))
+    except Invalid as exc:
+        raise Invalid(f"RoleArn: {exc.message}") from exc

@@ -11,6 +11,7 @@ from typing import Final
 
 from marram.hub.greengrass.service import Greengrass
 from marram.hub.identity.pki import Pki
+from marram.hub.identity.service import Identity
 from marram.hub.objects.service import Objects
 from marram.kit.clock import Clock
 from marram.kit.db import Db, Migrations
@@ -43,14 +44,29 @@ def migrations() -> list[Migrations]:
 
 
 def build(
-    *, db: Db, objects: Objects, pki: Pki, greengrass: Greengrass, clock: Clock, folder: Path, account: str, region: str
+    *,
+    db: Db,
+    objects: Objects,
+    identity: Identity,
+    pki: Pki,
+    greengrass: Greengrass,
+    clock: Clock,
+    folder: Path,
+    account: str,
+    region: str,
 ) -> Learner:
     """`folder` is the hub's; jobs work in DIR/jobs."""
+
+    def check_role(role_arn: str) -> None:
+        identity.check_role(role_arn, "sagemaker.amazonaws.com")
+
     datasets = Datasets(db, objects)
-    training = Training(db, objects, datasets, folder / "jobs", clock, account=account, region=region)
+    training = Training(
+        db, objects, datasets, folder / "jobs", clock, account=account, region=region, check_role=check_role
+    )
     compilation = Compilation(db, objects, datasets, training, folder / "jobs")
     models = Models(db, objects, datasets, training, compilation, greengrass.components, sign=pki.sign)
-    labelling = Labelling(db, objects, clock, account=account, region=region)
+    labelling = Labelling(db, objects, clock, account=account, region=region, check_role=check_role)
     return Learner(
         services={
             "datasets": datasets,

@@ -50,9 +50,7 @@ PRESIGN_RIGHTS: Final = (
     '{"Version": "2012-10-17", "Statement": '
     '[{"Effect": "Allow", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::marram-*"}]}'
 )
-JOB_FILE_RIGHTS: Final = (
-    '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::*"}]}'
-)
+JOB_FILE_RIGHTS: Final = '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::*"}]}'
 
 Runner = tuple[str, Callable[[], Awaitable[None]]]
 
@@ -147,7 +145,7 @@ def build(base: Base) -> Slices:
     greengrass = Greengrass(db, bus, identity, things, jobs, objects, account=place.account, region=place.region)
     provisioning = Provisioning(db, identity, things, objects, broker, clock=clock)
     learner = learning.build(
-        db=db, objects=objects, pki=pki, greengrass=greengrass, clock=clock, folder=base.data, account=place.account,
+        db=db, objects=objects, identity=identity, pki=pki, greengrass=greengrass, clock=clock, folder=base.data, account=place.account,
         region=place.region,
     )  # fmt: skip
     made = Slices(

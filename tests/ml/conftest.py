@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from marram.components.infer import prepare
+from marram.core.errors import Invalid
 from marram.hub.objects.service import Objects
 from marram.kit.blobs import Blobs
 from marram.kit.clock import SystemClock
@@ -51,7 +52,12 @@ class Stores:
             signer=nothing,
         )
         self.datasets = Datasets(self.db, self.objects)
-        where = {"account": "000000000001", "region": "local-1"}
+
+        def check_role(role_arn: str) -> None:
+            if role_arn != ROLE:
+                raise Invalid(f"{role_arn} does not exist; {ROLE} does")
+
+        where: dict[str, Any] = {"account": "000000000001", "region": "local-1", "check_role": check_role}
         self.training = Training(self.db, self.objects, self.datasets, folder / "jobs", clock, **where)
         self.compilation = Compilation(self.db, self.objects, self.datasets, self.training, folder / "jobs")
         self.registry = Registry()

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from marram.core import sigv4
 from marram.core.errors import Denied, MarramError, NotFound
 
 ROLE = "arn:aws:iam::000000000001:role/marram-service"
+PASSING = {"Effect": "Allow", "Action": "iam:PassRole", "Resource": ROLE}
 ALL_OPERATIONS = {
     "Effect": "Allow",
     "Action": ["sagemaker:*", "greengrass:CreateComponentVersion", "marram:Create*", "marram:PublishModelVersion",
@@ -68,7 +70,7 @@ def site(start_hub: Callable[..., Any]) -> Site:
     for name in ("a", "b", "secret"):
         s3.put_object(Bucket="open", Key=f"mixed/{name}", Body=image)
     dataset = admin.marram("datasets/CreateDataset", {"name": "bars", "manifestUri": "s3://closed/manifest.jsonl"})
-    return Site(hub, admin, key(hub, admin, "narrow", ALL_OPERATIONS, *OPEN), dataset)
+    return Site(hub, admin, key(hub, admin, "narrow", ALL_OPERATIONS, PASSING, *OPEN), dataset)
 
 
 def training(uri: str, *, kind: str = "AugmentedManifestFile", output: str = "s3://open/out", **more: Any) -> Any:
@@ -128,8 +130,8 @@ CASES = [
     pytest.param("CreateTrainingJob", training("s3://open/mixed/", kind="S3Prefix"), READ, "open/mixed/secret", id="below"),
     pytest.param("CreateTrainingJob", training("s3://open/manifest.jsonl", output="s3://closed/m"), WRITE,
                  "closed/m/job/output/model.tar.gz", id="model"),
-    pytest.param("CreateTrainingJob", training("s3://open/manifest.jsonl", **program("s3://open/code.tar.gz")),
-                 "iam:PassRole", "role/marram-service", id="program"),
+    pytest.param("CreateTrainingJob", training("s3://open/manifest.jsonl", **program("s3://closed/code.tar.gz")), READ,
+                 "closed/code.tar.gz", id="program"),
     pytest.param("CreateLabelingJob", labelling("s3://closed/manifest.jsonl"), READ, "closed/manifest.jsonl", id="to label"),
     pytest.param("CreateLabelingJob", labelling("s3://open/manifest.jsonl", labels="s3://closed/labels.json"), READ,
                  "closed/labels.json", id="label list"),
@@ -163,9 +165,17 @@ def test_what_the_key_may_not_is_named(site: Site) -> None:
         with pytest.raises(Denied) as caught:
             ask(site.narrow, operation, request)
         said = caught.value.message
-        assert f"{action} on resource" in said and said.split(" because")[0].endswith(resource), (case.id, said)
+        assert f"{action} on resource" in said and re.split(" because| with an", said)[0].endswith(resource), (
+            case.id,
+            said,
+        )
     with pytest.raises(MarramError):
         site.admin.call("sagemaker", "DescribeTrainingJob", {"TrainingJobName": "job"})  # nothing was kept of them
+    no_role = site.key("without-role", ALL_OPERATIONS, *OPEN)
+    for request in (training("s3://open/manifest.jsonl"), labelling("s3://open/manifest.jsonl")):
+        operation = "CreateLabelingJob" if "LabelingJobName" in request else "CreateTrainingJob"
+        with pytest.raises(Denied, match=rf"iam:PassRole on resource: {ROLE}"):
+            ask(no_role, operation, request)
     no_components = site.key("publisher", {"Effect": "Allow", "Action": "marram:*", "Resource": "*"})
     published = {"name": "m", "version": 1, "componentName": "c", "componentVersion": "1.0.0"}
     with pytest.raises(Denied, match="greengrass:CreateComponentVersion"):
@@ -187,7 +197,7 @@ def test_what_the_key_may_goes_through(site: Site) -> None:
         "Effect": "Allow", "Action": "marram:DescribeDataset",
         "Resource": f"arn:aws:marram:local-1:000000000001:dataset-version/{made['datasetId']}",
     }  # fmt: skip
-    reader = site.key("reader", ALL_OPERATIONS, *OPEN, describes)
+    reader = site.key("reader", PASSING, ALL_OPERATIONS, *OPEN, describes)
     ask(reader, "CreateTrainingJob", {**training(split), "TrainingJobName": "j3"})
     other = site.dataset["splits"]["train"]["uri"]
     with pytest.raises(Denied, match="marram-datasets/versions"):

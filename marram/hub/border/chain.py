@@ -23,7 +23,7 @@ from marram.core.errors import (
     Unsupported,
     VersionConflict,
 )
-from marram.hub.border import audit, awsjson, errors, intent, plans, s3rest, ws
+from marram.hub.border import audit, awsjson, errors, intent, passing, plans, s3rest, ws
 from marram.hub.border.audit import Auditor, NoAuditor
 from marram.hub.border.awsjson import Parsed, Request, Response
 from marram.hub.border.errors import Fault
@@ -367,6 +367,9 @@ class Api:
                 resources += [named] if isinstance(named, str) else named
                 for resource in resources or ("*",):  # none named is no way around the question
                     self._authorise(request, subject, declared.action, resource)
+            for role in passing.roles(plan, operation, params):
+                to = {passing.SERVICE_KEY: passing.service(plan, operation)}
+                self._authorise(request, subject, passing.ACTION, role, to)
             self._throttle.operation(plan.service, operation.name)
             given = self._open_tokens(plan, operation, params)
             result = dict(await declared.function(self._services[declared.slice], call, params))

@@ -1,8 +1,5 @@
 """iot operations on topic rules, and our own on their dead letters."""
 
-from collections.abc import Callable, Mapping
-from typing import cast
-
 from marram.core import arn
 from marram.core.codec import JsonObject
 from marram.core.errors import Unsupported
@@ -24,14 +21,12 @@ def _resource(call: Call, params: Params) -> str:
 async def create_topic_rule(service: Rules, call: Call, params: Params) -> Result:
     if params.get("tags"):
         raise Unsupported("tags of rules are not supported here")
-    _may_pass_roles(call, params)
     await service.create(params["ruleName"], _body(params))
     return {}
 
 
 @operation("iot", "ReplaceTopicRule", resource=_resource)
 async def replace_topic_rule(service: Rules, call: Call, params: Params) -> Result:
-    _may_pass_roles(call, params)
     await service.replace(params["ruleName"], _body(params))
     return {}
 
@@ -96,18 +91,6 @@ async def list_dead_letters(service: Rules, call: Call, params: Params) -> Resul
     if more is not None:
         result["nextToken"] = more
     return result
-
-
-def _may_pass_roles(call: Call, params: Params) -> None:
-    """As AWS: a rule acts with its role's rights, so that whoever writes it must be one who may give them away."""
-    authorise = cast("Callable[[str, str], None]", call.extra["authorise"])
-    payload = params["topicRulePayload"]
-    actions: list[Mapping[str, object]] = [*(payload.get("actions") or ()), payload.get("errorAction") or {}]
-    for given in actions:
-        for settings in given.values():
-            role = cast("Mapping[str, object]", settings).get("roleArn") if isinstance(settings, Mapping) else None
-            if role is not None:
-                authorise("iam:PassRole", str(role))
 
 
 def _body(params: Params) -> JsonObject:

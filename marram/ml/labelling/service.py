@@ -8,7 +8,7 @@ several labellers, boxes, ranges.
 import asyncio
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from marram.core import arn, codec
@@ -37,11 +37,19 @@ _ATTRIBUTE: Final = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,126}")
 
 class Labelling:
     def __init__(
-        self, db: Db, objects: Objects, clock: Clock, *, account: str, region: str, role: str = "marram-service"
+        self,
+        db: Db,
+        objects: Objects,
+        clock: Clock,
+        *,
+        account: str,
+        region: str,
+        check_role: Callable[[str], None],
     ) -> None:
+        """check_role: raises Invalid for a role that is not there or not for labelling."""
         self._db, self._objects, self._clock = db, objects, clock
         self._account, self._region = account, region
-        self._role = arn.build("iam", "", account, f"role/{role}")
+        self._check_role = check_role
         self._wake = asyncio.Event()
         self._changed = asyncio.Condition()
 
@@ -193,8 +201,7 @@ class Labelling:
         for key, value in request.items():
             if key not in HONOURED and value:
                 raise Unsupported(f"CreateLabelingJob with {key} is not supported")
-        if request["RoleArn"] != self._role:
-            raise Invalid(f"RoleArn must be {self._role}, the only role there is")
+        access.check_role(self._check_role, request)
         attribute = str(request["LabelAttributeName"])
         if not _ATTRIBUTE.fullmatch(attribute) or attribute.endswith(("-metadata", "-ref")):
             raise Invalid(f"LabelAttributeName {attribute!r} is not allowed")

@@ -15,7 +15,7 @@ import re
 import signal
 import sys
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -69,13 +69,13 @@ class Training:
         *,
         account: str,
         region: str,
-        role: str = "marram-service",
+        check_role: Callable[[str], None],
     ) -> None:
-        """`folder`: DIR/jobs."""
+        """`folder`: DIR/jobs. check_role: raises Invalid for a role that is not there or not for training."""
         self._db, self._objects, self._datasets, self._clock = db, objects, datasets, clock
         self._folder = folder
         self._account, self._region = account, region
-        self._role = arn.build("iam", "", account, f"role/{role}")
+        self._check_role = check_role
         self._wake = asyncio.Event()
         self._changed = asyncio.Condition()
         self._running: tuple[str, process.Child | None] | None = None
@@ -94,8 +94,6 @@ class Training:
         name = str(request["TrainingJobName"])
         caller.write(_model_uri(request))
         if request["AlgorithmSpecification"]["TrainingImage"] == SCRIPT_IMAGE:
-            # Somebody's program on the hub's machine and network, as AWS asks it for what has a role.
-            caller.authorise("iam:PassRole", self._role)
             caller.read(request["HyperParameters"]["sagemaker_submit_directory"])
             if lacks := await sandbox.missing():
                 raise Unsupported(
@@ -355,8 +353,7 @@ class Training:
             # False, 0 and empty are SageMaker's defaults spelt out: they ask for nothing.
             if key not in HONOURED and value:
                 raise Unsupported(f"CreateTrainingJob with {key} is not supported")
-        if request["RoleArn"] != self._role:
-            raise Invalid(f"RoleArn must be {self._role}, the only role there is")
+        access.check_role(self._check_role, request)
         algorithm = request["AlgorithmSpecification"]
         image = str(algorithm.get("TrainingImage", ""))
         known = [IMAGE_PREFIX + name for name in tasks.names()]
