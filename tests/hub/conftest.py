@@ -36,12 +36,13 @@ class Hub:
     clock: FakeClock
     entropy: SeededEntropy
     events: list[object] = field(default_factory=list)
+    slices: tuple[str, ...] = ("identity", "registry")
 
     def open(self) -> None:
         self.bus = Bus()
         for kind in (PrincipalChanged, ThingChanged, ThingDeleted, GroupMembershipChanged, GroupDeleted):
             self.bus.subscribe(kind, self.events.append)
-        sources = [Migrations(slice=name, package=f"marram.hub.{name}") for name in ("identity", "registry")]
+        sources = [Migrations(slice=name, package=f"marram.hub.{name}") for name in self.slices]
         self.db = Db.open(self.folder / "hub.db", clock=self.clock, entropy=self.entropy, migrations=sources)
         pki = Pki.open(self.folder / "pki", clock=self.clock, entropy=self.entropy, names=["hub.example"])
         self.identity = Identity(
@@ -51,6 +52,9 @@ class Hub:
         self.registry = Registry(
             self.db, self.identity, self.bus, entropy=self.entropy, endpoint=lambda: ("localhost", 8443)
         )
+
+    def services(self) -> dict[str, object]:
+        return {"identity": self.identity, "registry": self.registry}
 
     async def reopen(self) -> None:
         self.db.close()
@@ -67,8 +71,7 @@ class Hub:
             name: PAGES.last(operation, str(value)) if name in TOKENS_IN else value for name, value in params.items()
         }
         assert declared.resource(call, given)
-        services = {"identity": self.identity, "registry": self.registry}
-        result = dict(await declared.function(services[declared.slice], call, given))
+        result = dict(await declared.function(self.services()[declared.slice], call, given))
         for name in TOKENS_OUT:
             if result.get(name) is not None:
                 result[name] = PAGES.token(operation, result[name])

@@ -444,6 +444,8 @@ _ALTERNATIVES: Final[dict[type[x509.GeneralName], str]] = {
 def _read_request(csr_pem: str) -> x509.CertificateSigningRequest:
     if len(csr_pem) > MAX_CSR_BYTES:
         raise Invalid(f"certificate signing request is over {MAX_CSR_BYTES} bytes", limit=MAX_CSR_BYTES)
+    if csr_pem.count("-----BEGIN") > 1:
+        raise Invalid("certificate signing request: more than one PEM block")
     try:
         request = x509.load_pem_x509_csr(csr_pem.encode())
         valid = request.is_signature_valid
