@@ -82,7 +82,10 @@ def deploy(hub: Any, version: str) -> str:
 
 
 def status_of(hub: Any, deployment: str) -> str:
-    found = hub.greengrass.list_effective_deployments(coreDeviceThingName="core-1")["effectiveDeployments"]
+    try:
+        found = hub.greengrass.list_effective_deployments(coreDeviceThingName="core-1")["effectiveDeployments"]
+    except hub.greengrass.exceptions.ResourceNotFoundException:
+        return ""  # it has not said a word yet
     return next((str(item["coreDeviceExecutionStatus"]) for item in found if item["deploymentId"] == deployment), "")
 
 
