@@ -315,7 +315,8 @@ def _show(given: argparse.Namespace) -> int:
         ["version", found["version"]], ["attributes", _written(found.get("attributes") or {})],
         ["groups", ", ".join(found["groups"]) or "-"], *(["certificate", arn] for arn in found["principals"]),
     ]  # fmt: skip
-    table(rows, ["", ""])
+    for name, value in rows:
+        print(f"{name:12}{value}")
     return DONE
 
 

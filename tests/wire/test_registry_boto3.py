@@ -177,6 +177,55 @@ def test_refusals_have_the_codes_of_aws(iot: Any) -> None:
     assert refusal(iot.list_policies, marker="AAAAAAAAAAAA") == ("InvalidRequestException", 400)
 
 
+NAMES = {
+    "a star": "a*", "only a star": "*", "a hash": "a#b", "a slash": "a/b", "two dots": "../../etc", "a policy variable": "${iot:ClientId}",
+    "a space": "a b", "129 characters": "x" * 129, "an accent": "caf\u00e9", "another script": "\u6e29\u5ea6", "a null": "a\0b",
+    "a line end": "a\n", "a percent sign": "a%2Fb", "right to left": "a\u202eb", "a surrogate pair": "\U0001f600",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_names_that_no_thing_type_or_group_has(iot: Any, name: str) -> None:
+    for call, member in (
+        (iot.create_thing, "thingName"),
+        (iot.create_thing_type, "thingTypeName"),
+        (iot.create_thing_group, "thingGroupName"),
+        (iot.describe_thing, "thingName"),
+        (iot.delete_thing, "thingName"),
+    ):
+        assert refusal(call, **{member: name}) == ("InvalidRequestException", 400)
+    iot.create_thing(thingName="t")
+    assert refusal(iot.update_thing, thingName="t", thingTypeName=name) == ("InvalidRequestException", 400)
+    assert refusal(iot.create_thing_group, thingGroupName="g", parentGroupName=name) == ("InvalidRequestException", 400)
+    assert refusal(iot.update_thing_groups_for_thing, thingName="t", thingGroupsToAdd=[name]) == (
+        "InvalidRequestException",
+        400,
+    )
+    assert [row["thingName"] for row in iot.list_things()["things"]] == ["t"]
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        pytest.param({"a b": "1"}, id="space in a name"),
+        pytest.param({"": "1"}, id="no name"),
+        pytest.param({"x" * 129: "1"}, id="long name"),
+        pytest.param({"a": "x" * 801}, id="long value"),
+        pytest.param({"a": "${aws:x}"}, id="policy variable"),
+        pytest.param({"a": "caf\u00e9"}, id="accent"),
+        pytest.param({"a": "1\n"}, id="line end"),
+        pytest.param({"a": "1", "b": "1", "c": "1", "d": "1"}, id="four without a type"),
+    ],
+)
+def test_attributes_that_are_refused(iot: Any, attributes: dict[str, str]) -> None:
+    payload = {"attributes": attributes}
+    assert refusal(iot.create_thing, thingName="t", attributePayload=payload) == ("InvalidRequestException", 400)
+    if len(attributes) < 4:  # a group may have fifty
+        of_group = {"thingGroupName": "g", "thingGroupProperties": {"attributePayload": payload}}
+        assert refusal(iot.create_thing_group, **of_group) == ("InvalidRequestException", 400)
+    assert iot.list_things()["things"] == []
+
+
 @pytest.mark.parametrize(
     ("operation", "items", "key"),
     [
