@@ -256,18 +256,23 @@ class Dynamic:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while (group := self._unfinished()) is not None:
-                await self._step(group)
+            while await self.step():
+                pass
 
-    def _unfinished(self) -> DynamicGroup | None:
+    async def step(self) -> bool:
+        """One step of the builder. Whether there was something to do."""
         found = self._db.read_now(index_store.dynamic_groups)
-        return next((group for group in found if group.state != "ACTIVE"), None)
-
-    async def _step(self, group: DynamicGroup) -> None:
-        """First all that fit go in, by document; then all go out that do not, by name."""
+        group = next((each for each in found if each.state != "ACTIVE"), None)
+        if group is None:
+            return False
         if group.state == DELETING:
             await self._db.write(lambda tx: self._empty(tx, group.name))
-            return
+        else:
+            await self._build(group)
+        return True
+
+    async def _build(self, group: DynamicGroup) -> None:
+        """First all that fit go in, by document; then all go out that do not, by name."""
         known = _Known(group.name, group.query, group.created_ms)
         phase, after = cast("tuple[str, int | str]", codec.loads(group.position))
         if isinstance(after, int):
