@@ -228,7 +228,7 @@ async def test_plain_bytes_on_a_tls_port_are_closed(pki: Path, pool: ThreadPoolE
 
 
 @both_loops
-async def test_a_silent_peer_is_closed_at_the_deadline(pki: Path, pool: ThreadPoolExecutor) -> None:
+async def test_t10_a_silent_peer_is_closed_at_the_deadline(pki: Path, pool: ThreadPoolExecutor) -> None:
     context = server_context(pki)
     accept = net.Accept(handshake_s=0.05)
     before, loop = hits("tls_handshake_s"), asyncio.get_running_loop()
@@ -242,7 +242,7 @@ async def test_a_silent_peer_is_closed_at_the_deadline(pki: Path, pool: ThreadPo
 
 
 @both_loops
-async def test_half_open_connections_are_limited(pki: Path, pool: ThreadPoolExecutor) -> None:
+async def test_t10_half_open_connections_are_limited(pki: Path, pool: ThreadPoolExecutor) -> None:
     context = server_context(pki)
     accept = net.Accept(half_open=1)
     server = await net.serve("127.0.0.1", 0, Echo, tls=lambda: context, handshakes=pool, accept=accept)
@@ -261,7 +261,7 @@ async def from_address(address: str, port: int) -> Collect:
 
 
 @both_loops
-async def test_half_open_connections_of_one_address_are_limited(pki: Path, pool: ThreadPoolExecutor) -> None:
+async def test_t10_half_open_connections_of_one_address_are_limited(pki: Path, pool: ThreadPoolExecutor) -> None:
     context = server_context(pki)
     accept = net.Accept(half_open_per_address=2)
     before = hits("tls_half_open_per_address")
@@ -285,7 +285,7 @@ async def test_half_open_connections_of_one_address_are_limited(pki: Path, pool:
 
 
 @both_loops
-async def test_handshakes_of_one_address_have_a_rate(pki: Path, pool: ThreadPoolExecutor) -> None:
+async def test_t10_handshakes_of_one_address_have_a_rate(pki: Path, pool: ThreadPoolExecutor) -> None:
     context = server_context(pki)
     accept = net.Accept(per_address_per_s=3)
     before = hits("tls_per_address_per_s")
@@ -321,7 +321,7 @@ async def test_a_changed_context_serves_the_next_handshake(pki: Path, pool: Thre
 
 
 @both_loops
-async def test_who_only_connects_has_no_tls_state(pki: Path, pool: ThreadPoolExecutor) -> None:
+async def test_t10_who_only_connects_has_no_tls_state(pki: Path, pool: ThreadPoolExecutor) -> None:
     asked: list[int] = []
     context = server_context(pki)
 

@@ -210,6 +210,9 @@ class Api:
                 reason="service",
             )
         context.plan = plan = plans.load(service)
+        if service != "s3" and not _is_plain(path):
+            # Its signature covers what is left after dots and empty segments are resolved; it would be routed as it is.
+            raise Invalid("the path of a signed request holds no empty and no dot segments: encode what is data")
         held, key, payload = self._authenticate(request, path, pairs, claim, plan)
         s3_path = self._virtual(request, path) if service == "s3" else path
         return await self._call(request, s3_path, pairs, held.subject, context, (claim, key, payload))
@@ -551,6 +554,11 @@ class _Unknown(NotFound):
 _PAYLOADS: Final = frozenset(
     {sigv4.UNSIGNED, sigv4.STREAMING_UNSIGNED, sigv4.STREAMING_SIGNED, sigv4.STREAMING_SIGNED_TRAILER}
 )
+
+
+def _is_plain(path: str) -> bool:
+    parts = path[1:].removesuffix("/").split("/")
+    return path == "/" or not any(part in ("", ".", "..") for part in parts)
 
 
 def _chunks(headers: Mapping[str, str], signed: tuple[sigv4.Claim, bytes, str]) -> sigv4.ChunkDecoder | None:

@@ -135,13 +135,26 @@ SMUGGLING = [
     pytest.param(b"GET /\xc3\xa4 HTTP/1.1\r\nHost: a\r\n\r\n", id="raw UTF-8 in target"),
     pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", id="HTTP/2"),
     pytest.param(b"\r\n\r\n" + OK, id="empty lines first"),
+    pytest.param(
+        HEAD + b"Content-Length: 3\r\nContent-length : 0\r\n\r\nabc", id="a length with a space before its colon"
+    ),
+    pytest.param(
+        HEAD + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
+        id="two codings in two lines",
+    ),
+    pytest.param(HEAD + b"Transfer-Encoding:\x0bchunked\r\n\r\n0\r\n\r\n", id="vertical tab"),
+    pytest.param(HEAD + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n\r\n", id="negative chunk"),
+    pytest.param(HEAD + b"Transfer-Encoding: chunked\r\n\r\n3\nabc\n0\n\n\r\n", id="chunks with bare LF"),
+    pytest.param(HEAD + b"Expect: 200-maybe\r\nContent-Length: 3\r\n\r\nabc", id="another expectation"),
+    pytest.param(b"GET / HTTP/1.1\r\nHost: a\r\nHost : b\r\n\r\n", id="a second Host in disguise"),
+    pytest.param(b"GET / HTTP/3.0\r\nHost: a\r\n\r\n", id="HTTP/3.0"),
     pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", id="TLS"),
     pytest.param(b"\x10\x10\x00\x04MQTT\x04\x02\x00<\x00\x04test\r\n\r\n", id="MQTT"),
 ]
 
 
 @pytest.mark.parametrize("data", SMUGGLING)
-async def test_what_is_not_plainly_right_is_400_and_closed(door: Door, data: bytes) -> None:
+async def test_t09_what_is_not_plainly_right_is_400_and_closed(door: Door, data: bytes) -> None:
     wire = await door.open()
     await wire.send(data + OK)
     assert (await wire.answer())[0] == 400
@@ -175,7 +188,7 @@ async def test_a_stored_line_break_never_ends_a_header(door: Door) -> None:
     assert b"\r\nb: c" not in raw
 
 
-async def test_limits(door: Door) -> None:
+async def test_t10_limits(door: Door) -> None:
     wire = await door.open()
     await wire.send(HEAD + b"Content-Length: 1001\r\n\r\n")
     assert (await wire.answer())[0] == 413
@@ -233,7 +246,7 @@ async def test_a_client_that_goes_in_mid_body_fails_the_handler(door: Door) -> N
     assert len(door.handler.errors) == 1
 
 
-async def test_a_slow_head_is_cut(door: Door) -> None:
+async def test_t10_a_slow_head_is_cut(door: Door) -> None:
     wire = await door.open()
     await wire.send(b"GET / HTTP/1.1\r\n")
     while not door.door.connections or b"GET" not in next(iter(door.door.connections))._buffer:
@@ -247,7 +260,7 @@ async def test_a_slow_head_is_cut(door: Door) -> None:
     assert await wire.closed()
 
 
-async def test_a_stalled_body_is_cut(door: Door) -> None:
+async def test_t10_a_stalled_body_is_cut(door: Door) -> None:
     wire = await door.open()
     await wire.send(HEAD + b"Content-Length: 10\r\n\r\nabc")
     while not door.door.connections or next(iter(door.door.connections))._body is None:
@@ -256,7 +269,7 @@ async def test_a_stalled_body_is_cut(door: Door) -> None:
     assert await wire.closed()
 
 
-async def test_an_idle_connection_is_closed(door: Door) -> None:
+async def test_t10_an_idle_connection_is_closed(door: Door) -> None:
     wire = await door.open()
     await wire.send(OK)
     await wire.answer()
