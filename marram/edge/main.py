@@ -32,7 +32,7 @@ from marram.edge.nucleus.config import Config
 from marram.edge.nucleus.prepare import Device
 from marram.edge.nucleus.root import Root
 from marram.edge.nucleus.supervisor import Supervisor
-from marram.kit import disk
+from marram.kit import disk, process
 from marram.kit.clock import Clock, Entropy, SystemClock, SystemEntropy
 from marram.kit.db import Db, Migrations
 from marram.kit.log import logger
@@ -65,6 +65,7 @@ class Settings:
 async def run(settings: Settings, ready: Callable[[], None]) -> None:
     """Until SIGTERM or SIGINT. Raises AlreadyRunning, Invalid for a bad config.yaml, NewerDatabase."""
     os.umask(0o077)
+    process.shield()
     root = Root(settings.root.absolute())
     disk.make_dirs(root.path)
     with _locked(root):

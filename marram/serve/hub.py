@@ -18,7 +18,7 @@ from typing import Final
 from marram.core.errors import Unavailable
 from marram.hub.bus import Bus
 from marram.hub.identity.pki import Pki
-from marram.kit import disk, log, metrics
+from marram.kit import disk, log, metrics, process
 from marram.kit.clock import SystemClock, SystemEntropy
 from marram.kit.db import Db
 from marram.kit.seglog import RESERVE_SHARE, Journal
@@ -53,6 +53,7 @@ def run(options: Options) -> int:
     """The hub in the foreground until a signal. Raises ours when it cannot start."""
     data = options.data.absolute()
     os.umask(0o077)  # whoever made the folder may have let others in; SQLite's side files have no mode of ours
+    process.shield()
     folders.prepare(data)
     toml = data / "marram.toml"
     wanted = settings.load(toml, os.environ)

@@ -50,7 +50,11 @@ PRESIGN_RIGHTS: Final = (
     '{"Version": "2012-10-17", "Statement": '
     '[{"Effect": "Allow", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::marram-*"}]}'
 )
-JOB_FILE_RIGHTS: Final = '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::*"}]}'
+JOB_FILE_RIGHTS: Final = (
+    '{"Version": "2012-10-17", "Statement": '
+    '[{"Effect": "Allow", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::*"}]}'
+)
+KEYS_USED_EVERY_S: Final = 60.0
 
 Runner = tuple[str, Callable[[], Awaitable[None]]]
 
@@ -161,6 +165,7 @@ def build(base: Base) -> Slices:
 async def start(slices: Slices, stack: contextlib.AsyncExitStack) -> None:
     """What must be there before anything runs; `stack` takes it down again, in the opposite order."""
     series, broker, rules = slices.timeseries, slices.broker, slices.rules
+    stack.push_async_callback(slices.identity.keys.flush)
     stack.push_async_callback(slices.audit.stop)
     await series.start()
     stack.push_async_callback(series.stop)
@@ -188,6 +193,7 @@ def runners(base: Base, slices: Slices) -> list[Runner]:
         ("jobs", slices.jobs.run),
         ("greengrass", slices.greengrass.run),
         ("tls-trust", slices.identity.trust.run),
+        ("keys", lambda: periodic("keys.used", KEYS_USED_EVERY_S, slices.identity.keys.flush)),
         ("arrivals", slices.provisioning.arrivals.run),
         ("registration-tasks", slices.provisioning.bulk.run),
         ("provisioning", lambda: periodic("provisioning.tend", 5.0, slices.provisioning.tend)),
