@@ -1,8 +1,8 @@
 """Jobs by an unmodified boto3 client: the operations, their errors, and the device's operations over HTTPS by certificate."""
 
+import http.client
 import json
 import ssl
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -173,18 +173,18 @@ def test_the_device_asks_over_https_by_its_certificate(hub: Any, tmp_path: Path)
     context = ssl.create_default_context(cafile=hub.info["ca_file"])
     context.load_cert_chain(tmp_path / "c.pem")
 
-    def call(method: str, path: str, body: object = None) -> Any:
-        request = urllib.request.Request(
-            hub.info["endpoints"]["https"] + path,
-            method=method,
-            data=None if body is None else json.dumps(body).encode(),
-        )
-        with urllib.request.urlopen(request, context=context) as answer:
-            return json.loads(answer.read())
+    def call(method: str, path: str, body: object = None) -> tuple[int, Any]:
+        connection = http.client.HTTPSConnection("localhost", hub.port("https"), context=context)
+        try:
+            connection.request(method, path, None if body is None else json.dumps(body))
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+        finally:
+            connection.close()
 
-    assert [item["jobId"] for item in call("GET", "/things/dev/jobs")["queuedJobs"]] == ["j"]
-    answer = call("POST", "/things/dev/jobs/j", {"status": "SUCCEEDED", "includeJobExecutionState": True})
-    assert answer["executionState"]["status"] == "SUCCEEDED"
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        call("GET", "/things/dev/jobs/$next")
-    assert refused.value.headers["x-amzn-ErrorType"] == "ForbiddenException"
+    status, pending = call("GET", "/things/dev/jobs")
+    assert (status, [item["jobId"] for item in pending["queuedJobs"]]) == (200, ["j"])
+    status, answer = call("POST", "/things/dev/jobs/j", {"status": "SUCCEEDED", "includeJobExecutionState": True})
+    assert (status, answer["executionState"]["status"]) == (200, "SUCCEEDED")
+    assert call("GET", "/things/dev/jobs/$next")[0] in (400, 403), "its policy does not allow DescribeJobExecution"
+    assert call("GET", "/things/other/jobs")[0] in (400, 403)

@@ -205,11 +205,9 @@ class Jobs:
         if at_ms < self._asleep_until:
             self._wake.set()
 
-    # replies
-
-    async def answer(self, topic: str, body: JsonObject) -> None:
-        """Send a reply behind the changes that were before it."""
-        await self._db.write(lambda tx: tx.emit(topic, body))
+    async def write(self, work: Callable[[Tx], None]) -> None:
+        """A transaction of this slice's topics."""
+        await self._db.write(work)
 
 
 def _job_bearer(tx: Tx, name: str) -> str | None:

@@ -9,7 +9,9 @@ from marram.hub.objects.service import Objects
 class Roles(Protocol):
     """Identity's side. Raises Invalid or Denied."""
 
-    def check_role(self, role_arn: str) -> None: ...
+    def check_role(
+        self, role_arn: str, service: str = ..., action: str | None = ..., resource: str | None = ...
+    ) -> None: ...
 
 
 class RoleSigner:
@@ -18,7 +20,7 @@ class RoleSigner:
         self._roles, self._objects, self._held = roles, objects, held
 
     def check(self, role: str, bucket: str, key: str) -> None:
-        self._roles.check_role(role)
+        self._roles.check_role(role, action="s3:GetObject", resource=f"arn:aws:s3:::{bucket}/{key}")
 
     def url(self, role: str, bucket: str, key: str, expires_s: int) -> str:
         self.check(role, bucket, key)

@@ -4,7 +4,7 @@ Source: AWS IoT Developer Guide, "Jobs device MQTT API"; the namespaced forms: o
 Members of a request that are not known are left alone, as AWS does: lite sends jobId and thingName in the body.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final
 
 from marram.core import codec
@@ -15,6 +15,7 @@ from marram.core.jobs import Status
 from marram.hub.jobs import shapes
 from marram.hub.jobs.service import Jobs, whole
 from marram.hub.slice import TopicMessage, topic
+from marram.kit.db import Tx
 
 CODES: Final[tuple[tuple[type[MarramError], str, str], ...]] = (
     (NotFound, "", "ResourceNotFound"),
@@ -33,70 +34,75 @@ MAX_TOKEN: Final = 128
 NEXT: Final = "$next"
 
 
-@topic("$aws/things/{thing}/jobs/get")
-@topic("$aws/things/{thing}/jobs/{namespace}/get")
+@topic("$aws/things/{thing}/jobs/get", at_once=True)
+@topic("$aws/things/{thing}/jobs/{namespace}/get", at_once=True)
 async def get_pending(service: Jobs, message: TopicMessage) -> None:
-    namespace = message.params.get("namespace", "")
+    thing, namespace = message.params["thing"], message.params.get("namespace", "")
     if namespace and not namespace.startswith(shapes.PREFIX):
         return await get_one(service, message)  # `jobs/{jobId}/get` has the same number of levels
 
-    async def work(_request: JsonObject) -> JsonObject:
-        found = service.device.pending(message.params["thing"], namespace)
+    def work(tx: Tx, _request: JsonObject) -> JsonObject:
+        found = service.device.pending_tx(tx, thing, namespace)
         progress: list[JsonValue] = [shapes.summary(item) for item in found if item.status is Status.IN_PROGRESS]
         queued: list[JsonValue] = [shapes.summary(item) for item in found if item.status is Status.QUEUED]
         return {"inProgressJobs": progress, "queuedJobs": queued}
 
+    service.device.asked(thing, namespace)
     return await _answered(service, message, work)
 
 
-@topic("$aws/things/{thing}/jobs/start-next")
-@topic("$aws/things/{thing}/jobs/start-next/{namespace}")
+@topic("$aws/things/{thing}/jobs/start-next", at_once=True)
+@topic("$aws/things/{thing}/jobs/start-next/{namespace}", at_once=True)
 async def start_next(service: Jobs, message: TopicMessage) -> None:
-    async def work(request: JsonObject) -> JsonObject:
+    thing, namespace = message.params["thing"], message.params.get("namespace", "")
+
+    def work(tx: Tx, request: JsonObject) -> JsonObject:
         details = machine.details(request.get("statusDetails"))
         step = machine.step_minutes(request.get("stepTimeoutInMinutes"), may_cancel=False)
-        namespace = message.params.get("namespace", "")
-        found = await service.device.start_next(message.params["thing"], namespace, details, step)
+        found = service.device.start_next_tx(tx, thing, namespace, details, step)
         if found is None:
             return {}
-        document = codec.loads(service.device.document(found.job))
-        return {"execution": shapes.execution(found, message.time_ms, document)}
+        document = codec.loads(service.device.document_tx(tx, found.job))
+        return {"execution": shapes.execution(found, tx.now_ms, document)}
 
+    service.device.asked(thing, namespace)
     await _answered(service, message, work)
 
 
-@topic("$aws/things/{thing}/jobs/{job}/{namespace}/get")
+@topic("$aws/things/{thing}/jobs/{job}/{namespace}/get", at_once=True)
 async def get_one(service: Jobs, message: TopicMessage) -> None:
     thing, namespace = message.params["thing"], message.params.get("namespace", "")
     job = message.params.get("job", namespace)
     if "job" not in message.params:
         namespace = ""
 
-    async def work(request: JsonObject) -> JsonObject:
+    def work(tx: Tx, request: JsonObject) -> JsonObject:
         with_document = _flag(request, "includeJobDocument", absent=True)
         number = whole(request, "executionNumber")
         device = service.device
-        found = device.next(thing, namespace) if job == NEXT else device.get(job, thing, number)
+        found = device.next_tx(tx, thing, namespace) if job == NEXT else device.get_tx(tx, job, thing, number)
         if found is None:
             return {}
-        document = codec.loads(device.document(found.job)) if with_document else None
-        return {"execution": shapes.execution(found, message.time_ms, document)}
+        document = codec.loads(device.document_tx(tx, found.job)) if with_document else None
+        return {"execution": shapes.execution(found, tx.now_ms, document)}
 
+    if job == NEXT:
+        service.device.asked(thing, namespace)
     await _answered(service, message, work)
 
 
-@topic("$aws/things/{thing}/jobs/{job}/update")
-@topic("$aws/things/{thing}/jobs/{job}/{namespace}/update")
+@topic("$aws/things/{thing}/jobs/{job}/update", at_once=True)
+@topic("$aws/things/{thing}/jobs/{job}/{namespace}/update", at_once=True)
 async def update(service: Jobs, message: TopicMessage) -> None:
-    async def work(request: JsonObject) -> JsonObject:
+    def work(tx: Tx, request: JsonObject) -> JsonObject:
         with_state = _flag(request, "includeJobExecutionState", absent=False)
         with_document = _flag(request, "includeJobDocument", absent=False)
-        found = await service.device.update(message.params["job"], message.params["thing"], request)
+        found = service.device.update_tx(tx, message.params["job"], message.params["thing"], request)
         answer: JsonObject = {}
         if with_state:
             answer["executionState"] = shapes.state(found)
         if with_document:
-            answer["jobDocument"] = codec.loads(service.device.document(found.job))
+            answer["jobDocument"] = codec.loads(service.device.document_tx(tx, found.job))
         return answer
 
     await _answered(service, message, work)
@@ -110,7 +116,7 @@ async def unknown(service: Jobs, message: TopicMessage) -> None:
     if message.topic.endswith(("/accepted", "/rejected")):
         return  # an answer to that could be answered again
 
-    async def work(_request: JsonObject) -> JsonObject:
+    def work(_tx: Tx, _request: JsonObject) -> JsonObject:
         raise Invalid(f"{message.topic} is not a topic of a jobs request", kind="topic")
 
     await _answered(service, message, work)
@@ -144,21 +150,26 @@ def _request(payload: bytes) -> JsonObject:
     return value
 
 
-async def _answered(service: Jobs, message: TopicMessage, work: Callable[[JsonObject], Awaitable[JsonObject]]) -> None:
-    token: JsonValue = None
-    body: JsonObject
-    try:
-        request = _request(message.payload)
-        token = request.get("clientToken")
-        body = await work(request)
-        kind = "accepted"
-    except (NotFound, VersionConflict, Conflict, LimitExceeded, Invalid) as error:
-        body = {"code": _code(error), "message": error.message}
-        state = error.data.get("state")
-        if isinstance(state, dict):
-            body["executionState"] = state
-        kind = "rejected"
-    body["timestamp"] = message.time_ms // 1000
-    if isinstance(token, str):
-        body["clientToken"] = token
-    await service.answer(f"{message.topic}/{kind}", body)
+async def _answered(service: Jobs, message: TopicMessage, work: Callable[[Tx, JsonObject], JsonObject]) -> None:
+    """One transaction: what the request does, and its reply. Refusals come before anything is written, and are replies too."""
+
+    def answer(tx: Tx) -> None:
+        token: JsonValue = None
+        body: JsonObject
+        try:
+            request = _request(message.payload)
+            token = request.get("clientToken")
+            body = work(tx, request)
+            kind = "accepted"
+        except (NotFound, VersionConflict, Conflict, LimitExceeded, Invalid) as error:
+            body = {"code": _code(error), "message": error.message}
+            state = error.data.get("state")
+            if isinstance(state, dict):
+                body["executionState"] = state
+            kind = "rejected"
+        body["timestamp"] = message.time_ms // 1000
+        if isinstance(token, str):
+            body["clientToken"] = token
+        tx.emit(f"{message.topic}/{kind}", body)
+
+    await service.write(answer)
