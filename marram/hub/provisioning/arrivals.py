@@ -45,6 +45,10 @@ class Arrivals:
         self._waiting: set[bytes] = set()
         self._not_before: dict[str, int] = {}  # by certificate id, monotonic ms
 
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
     def presented(self, der: bytes) -> None:
         """On the loop: quick."""
         if der in self._waiting:
