@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from marram.core import codec
 from marram.core import jobs as machine
 from marram.core.codec import JsonValue
 from marram.core.errors import Conflict, Invalid, MarramError, NotFound, VersionConflict
@@ -105,9 +104,9 @@ def whole(request: Mapping[str, JsonValue], name: str) -> int | None:
     # nucleus lite sends it as text, which AWS takes as well (observed, aws-greengrass-lite 2.6.0)
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 19:
         return int(value)
-    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63):
         return value
-    raise Invalid(f"{name} must be a whole number, not {codec.kind(value)}")
+    raise Invalid(f"{name} must be a whole number of 64 bits")
 
 
 def _seen(tx: Tx, job_id: str, thing: str, number: int | None) -> tuple[Execution, Job]:
