@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
@@ -69,7 +70,8 @@ def test_a_device_is_let_in_and_its_certificate_is_seen(made):
 
 @pytest.mark.parametrize("name", ["localhost", "127.0.0.1", "hub.example", "192.0.2.1"])
 def test_the_server_is_verified_by_every_name(made, name):
-    handshake(made.server_context("none"), client_context(made), name)
+    side = handshake(made.server_context("none"), client_context(made), name)
+    assert (side.version(), side.getpeercert(binary_form=True)) == ("TLSv1.3", None)
 
 
 def test_another_name_is_refused(made):
@@ -217,7 +219,9 @@ def test_keys_are_for_the_owner_alone(made, tmp_path):
 def test_the_root_key_may_be_away(made, tmp_path, clock):
     (tmp_path / "pki" / "root-ca.key").unlink()
     again = Pki.open(tmp_path / "pki", clock=clock, entropy=SystemEntropy(), names=["hub.example"])
-    handshake(again.server_context("required"), client_context(again, again.issue_device()))
+    issued = again.issue_device()
+    side = handshake(again.server_context("required"), client_context(again, issued))
+    assert side.getpeercert(binary_form=True) == issued.der
 
 
 @pytest.mark.parametrize("name", ["master.key", "signing.key", "server.pem", "issuing-ca.pem", "root-ca.pem"])
@@ -254,7 +258,10 @@ def test_sealing(made):
 
 def test_signatures_verify_with_the_public_key(made):
     key = ed25519.Ed25519PublicKey.from_public_bytes(made.public_signing_key)
-    key.verify(made.sign(b"bundle"), b"bundle")
+    signature = made.sign(b"bundle")
+    assert key.verify(signature, b"bundle") is None  # raises when it does not fit
+    with pytest.raises(InvalidSignature):
+        key.verify(signature, b"Bundle")
 
 
 def test_variables_of_a_certificate(made):
