@@ -133,7 +133,7 @@ def _checked(api: "Api", file: Path, certificates: Path | None) -> tuple[int, li
                 if "certificateSigningRequest" in line.thing and certificates is None:
                     problems.append((line.number, "there is a csr: --certificates says where the certificate goes"))
             answer = api.marram("registry/ImportThings", {"things": [line.thing for line in chunk], "dryRun": True})
-            problems += [(chunk[each["index"]].number, each["message"]) for each in answer["problems"]]
+            problems += [(chunk[int(each["index"])].number, str(each["message"])) for each in answer["problems"]]
             bar.at(len(seen))
     if certificates is not None and not certificates.is_dir():
         raise NotFound(f"--certificates {certificates} is not a folder")
@@ -245,14 +245,14 @@ def _export(given: argparse.Namespace) -> int:
     from marram.cli import client
 
     api = client.Api.from_data(given.data)
-    attributes = sorted({name for thing in _things(api, {}) for name in thing.get("attributes") or {}})
+    attributes = sorted({name for thing in _things(api, {}) for name in _attributes(thing)})
     header = ["name", "type", *(f"{ATTRIBUTE}{name}" for name in attributes), "groups"]
     count = 0
     with given.output.open("w", encoding="utf-8", newline="") if given.output else _Standard() as out:
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(header)
         for thing in _things(api, {}):
-            own = thing.get("attributes") or {}
+            own = _attributes(thing)
             cells = [own.get(name, "") for name in attributes]
             groups = ";".join(_groups(api, thing["thingName"]))
             writer.writerow([thing["thingName"], thing.get("thingTypeName") or "", *cells, groups])
@@ -293,9 +293,7 @@ def _list(given: argparse.Namespace) -> int:
     if given.json:
         print_json(found)
     elif found:
-        rows = [
-            [one["thingName"], one.get("thingTypeName") or "-", _written(one.get("attributes") or {})] for one in found
-        ]
+        rows = [[one["thingName"], one.get("thingTypeName") or "-", _written(_attributes(one))] for one in found]
         table(rows, ["NAME", "TYPE", "ATTRIBUTES"])
     return DONE
 
@@ -312,7 +310,7 @@ def _show(given: argparse.Namespace) -> int:
         return DONE
     rows = [
         ["name", found["thingName"]], ["arn", found["thingArn"]], ["type", found.get("thingTypeName") or "-"],
-        ["version", found["version"]], ["attributes", _written(found.get("attributes") or {})],
+        ["version", found["version"]], ["attributes", _written(_attributes(found))],
         ["groups", ", ".join(found["groups"]) or "-"], *(["certificate", arn] for arn in found["principals"]),
     ]  # fmt: skip
     for name, value in rows:
@@ -351,6 +349,11 @@ def _pages(api: "Api", operation: str, params: dict[str, Any], member: str) -> I
         token = answer.get("nextToken")
         if not token:
             return
+
+
+def _attributes(thing: dict[str, Any]) -> dict[str, str]:
+    found: dict[str, str] | None = thing.get("attributes")
+    return found or {}
 
 
 def _written(attributes: dict[str, str]) -> str:

@@ -1,7 +1,7 @@
 """Who gets the credentials of a role: sts AssumeRole for users and other roles, role aliases for devices."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -143,7 +143,9 @@ class Assuming:
     def alias_arn(self, name: str) -> str:
         return self._base.iot(f"rolealias/{name}")
 
-    async def create_alias(self, name: str, role_arn: str, duration_s: int) -> None:
+    async def create_alias(
+        self, name: str, role_arn: str, duration_s: int, tags: Mapping[str, str] | None = None
+    ) -> None:
         """Raises AlreadyExists, Invalid for a role that is not there or not for devices."""
         if not ALIAS.fullmatch(name):
             raise Invalid(f"{name!r} is not a role alias: 1 to 128 of letters, digits and _=,@-")
@@ -153,8 +155,14 @@ class Assuming:
             if store.alias(tx, name) is not None:
                 raise AlreadyExists(f"role alias {name} exists", resourceId=name, resourceArn=self.alias_arn(name))
             store.add_alias(tx, name, role_arn, duration_s)
+            self._base.things.tag(tx, "rolealias", name, tags or {})
 
         await self._base.db.write(work)
+
+    def bearer(self, tx: Tx, name: str) -> str | None:
+        """What tells this alias from one made anew under its name; None when there is none."""
+        found = store.alias(tx, name)
+        return str(found.created_ms) if found is not None else None
 
     async def alias(self, name: str) -> Alias:
         return self._base.db.read_now(lambda tx: _alias(tx, name))

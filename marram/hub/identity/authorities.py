@@ -112,6 +112,11 @@ class Authorities:
     def save(self, tx: Tx, authority: Authority) -> None:
         store_authorities.save(tx, replace(authority, version=authority.version + 1, modified_ms=tx.now_ms))
 
+    def bearer(self, tx: Tx, authority_id: str) -> str | None:
+        """What tells this registration from a later one of the same CA; None when there is none."""
+        found = store_authorities.get(tx, authority_id)
+        return str(found.created_ms) if found is not None else None
+
     def get(self, tx: Tx, authority_id: str) -> Authority:
         """Raises NotFound."""
         found = store_authorities.get(tx, authority_id)

@@ -3,10 +3,11 @@
 A `Subject` is a snapshot: when `subject.epoch != epoch` something that concerns somebody has changed since it was made.
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from marram.core import arn
-from marram.core.errors import NotFound
+from marram.core.errors import NotFound, Unsupported
 from marram.core.policy.variables import Values
 from marram.hub.bus import Bus
 from marram.hub.identity.model import EVERYBODY, PrincipalChanged, Strangers, ThingFacts, Things
@@ -90,6 +91,10 @@ class _NoThings:
 
     def enrol(self, tx: Tx, thing: str, thing_id: str) -> None:
         return None
+
+    def tag(self, tx: Tx, kind: str, name: str, tags: Mapping[str, str]) -> None:
+        if tags:
+            raise Unsupported("tags need a registry")
 
 
 def moment(time_ms: int) -> str:

@@ -121,6 +121,10 @@ class Things(Protocol):
         """Make the thing, with this id, when it does not exist."""
         ...
 
+    def tag(self, tx: Tx, kind: str, name: str, tags: Mapping[str, str]) -> None:
+        """Of something of this slice that was just made: "policy", "rolealias". Raises Invalid, LimitExceeded."""
+        ...
+
 
 class Strangers(Protocol):
     """Filled by provisioning: what follows when somebody shows a certificate that is not registered, or not activated."""

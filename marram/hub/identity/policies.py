@@ -4,6 +4,7 @@ Not here: the policies of users and roles (managed.py), what a document means (m
 """
 
 import re
+from collections.abc import Mapping
 from typing import Final
 
 from marram.core.errors import AlreadyExists, Conflict, Invalid, LimitExceeded, NotFound
@@ -33,9 +34,14 @@ class Policies:
     def arn_of(self, name: str) -> str:
         return self._base.iot(f"policy/{name}")
 
-    async def create(self, name: str, document: str) -> None:
+    async def create(self, name: str, document: str, tags: Mapping[str, str] | None = None) -> None:
         """Raises MalformedPolicy, AlreadyExists."""
-        await self._base.db.write(lambda tx: self.create_tx(tx, name, document))
+
+        def work(tx: Tx) -> None:
+            self.create_tx(tx, name, document)
+            self._base.things.tag(tx, "policy", name, tags or {})
+
+        await self._base.db.write(work)
 
     def create_tx(self, tx: Tx, name: str, document: str) -> None:
         """As `create`, inside somebody's transaction."""
@@ -56,6 +62,11 @@ class Policies:
 
     def exists(self, tx: Tx, name: str) -> bool:
         return store.policy(tx, name) is not None
+
+    def bearer(self, tx: Tx, name: str) -> str | None:
+        """What tells this policy from one made anew under its name; None when there is none."""
+        found = store.policy(tx, name)
+        return str(found.created_ms) if found is not None else None
 
     async def policy(self, name: str) -> tuple[Policy, PolicyVersion]:
         """With its default version."""

@@ -3,10 +3,10 @@
 It fills identity's `Things` port, so policies know of things. Not here: billing groups (refused by name).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
-from marram.core.errors import Invalid, NotFound
+from marram.core.errors import Invalid
 from marram.hub.bus import Bus
 from marram.hub.identity.service import Identity, ThingFacts
 from marram.hub.registry import groups, store
@@ -67,7 +67,13 @@ class Registry:
         self.aggregations = Aggregations(db, self.index, self.searches, self.group_searches)
         self.dynamic = Dynamic(db, self.index, self.searches, changes, self.tags, self.arns, entropy=entropy)
         self.importing = Importing(db, identity, self.things, self.members)
-        self.tags.declare("policy", lambda tx, name: _policy_id(identity, tx, name))
+        # What identity keeps is tagged here: it stands below.
+        for kind, bearer in (
+            ("policy", identity.policies.bearer),
+            ("rolealias", identity.assuming.bearer),
+            ("cacert", identity.authorities.bearer),
+        ):
+            self.tags.declare(kind, bearer)
         # What other slices call by the thing's and the group's names.
         self.create_thing, self.create_thing_tx = self.things.create, self.things.create_tx
         self.update_thing, self.update_thing_tx, self.delete_thing = (
@@ -158,9 +164,5 @@ class Registry:
         if not store.thing_exists(tx, thing):
             self.things.create_tx(tx, thing, new_id=thing_id)
 
-
-def _policy_id(identity: Identity, tx: Tx, name: str) -> str | None:
-    try:
-        return str(identity.policies.get(tx, name).created_ms)
-    except NotFound:
-        return None
+    def tag(self, tx: Tx, kind: str, name: str, tags: Mapping[str, str]) -> None:
+        self.tags.tag_tx(tx, kind, name, tags)

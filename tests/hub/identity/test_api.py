@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from marram.core.errors import Conflict, Denied, Invalid, NotFound, Unsupported
+from marram.core.errors import Conflict, Denied, Invalid, NotFound
 from marram.hub.identity import api
 from marram.hub.slice import RawRequest
 
@@ -73,9 +73,10 @@ async def test_the_older_names(hub):
         await hub.call("AttachPrincipalPolicy", policyName="p", principal=f"{ARN}thinggroup/g")
 
 
-async def test_tags_are_refused_and_not_dropped(hub):
-    with pytest.raises(Unsupported, match="tags"):
-        await hub.call("CreatePolicy", policyName="p", policyDocument=DOCUMENT, tags=[{"Key": "a", "Value": "b"}])
+async def test_tags_are_kept(hub):
+    tag = {"Key": "a", "Value": "b"}
+    await hub.call("CreatePolicy", policyName="p", policyDocument=DOCUMENT, tags=[tag])
+    assert (await hub.call("ListTagsForResource", resourceArn=f"{ARN}policy/p"))["tags"] == [tag]
 
 
 async def pages(hub, operation, items, marker="marker", size="pageSize", next_="nextMarker", **params):

@@ -53,6 +53,20 @@ async def test_policies_bear_tags(hub):
     assert await shown(hub, policy) == {"a": "1"}
 
 
+async def test_a_policy_is_made_with_its_tags_or_not_at_all(hub):
+    document = hub.document({"Action": "iot:*", "Resource": "*"})
+    await hub.call("CreatePolicy", policyName="p", policyDocument=document, tags=tags(a="1"))
+    assert await shown(hub, f"{ARN}policy/p") == {"a": "1"}
+    with pytest.raises(Invalid, match="reserved"):
+        await hub.call("CreatePolicy", policyName="q", policyDocument=document, tags=tags(**{"aws:x": "1"}))
+    with pytest.raises(NotFound):
+        await hub.call("GetPolicy", policyName="q")
+    await hub.call("DeletePolicy", policyName="p")
+    hub.clock.advance(1)
+    await hub.call("CreatePolicy", policyName="p", policyDocument=document)
+    assert await shown(hub, f"{ARN}policy/p") == {}
+
+
 async def test_fifty_tags_and_no_more(hub):
     many = {f"k{number:02d}": "v" for number in range(49)}
     await hub.call("CreateThingGroup", thingGroupName="g", tags=tags(**many))

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from marram.core import arn
 from marram.core.codec import JsonValue
-from marram.core.errors import NotFound, Unsupported
+from marram.core.errors import NotFound
+from marram.hub import tagging
 from marram.hub.identity.api import pages
 from marram.hub.identity.service import Identity
 from marram.hub.identity.store import Policy
@@ -25,10 +26,8 @@ def _principal(_call: Call, params: Params) -> str:
 
 @operation("iot", "CreatePolicy", resource=_policy_arn)
 async def create_policy(service: Identity, call: Call, params: Params) -> Result:
-    if params.get("tags"):
-        raise Unsupported("CreatePolicy: tags are not supported")
     name, document = params["policyName"], params["policyDocument"]
-    await service.policies.create(name, document)
+    await service.policies.create(name, document, tagging.read(params))
     return {
         "policyName": name,
         "policyArn": service.policies.arn_of(name),

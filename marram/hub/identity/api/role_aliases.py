@@ -1,7 +1,8 @@
 """Role aliases, and the credentials provider: a device gets temporary credentials for its certificate."""
 
 from marram.core import arn, codec
-from marram.core.errors import Invalid, Unsupported
+from marram.core.errors import Invalid
+from marram.hub import tagging
 from marram.hub.identity.api import pages
 from marram.hub.identity.base import moment
 from marram.hub.identity.service import Identity
@@ -18,11 +19,9 @@ def _alias_arn(call: Call, params: Params) -> str:
 
 @operation("iot", "CreateRoleAlias", resource=_alias_arn)
 async def create_role_alias(service: Identity, call: Call, params: Params) -> Result:
-    if params.get("tags"):
-        raise Unsupported("CreateRoleAlias: tags are not supported")
     name = params["roleAlias"]
     duration = int(params.get("credentialDurationSeconds") or DEFAULT_DURATION_S)
-    await service.assuming.create_alias(name, params["roleArn"], duration)
+    await service.assuming.create_alias(name, params["roleArn"], duration, tagging.read(params))
     return _named(service, name)
 
 

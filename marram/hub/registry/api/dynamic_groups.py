@@ -1,6 +1,7 @@
 """Thing groups whose members a query decides."""
 
 from marram.core.errors import Invalid
+from marram.hub import tagging
 from marram.hub.registry import fields, search
 from marram.hub.registry.api import wire
 from marram.hub.registry.service import Registry
@@ -16,7 +17,7 @@ async def create_dynamic_thing_group(service: Registry, call: Call, params: Para
         params["queryString"],
         description=properties.get("thingGroupDescription") or "",
         attributes=wire.inner(properties, "attributePayload").get("attributes"),
-        tags=wire.tags(params),
+        tags=tagging.read(params),
     )
     return {
         "thingGroupName": made.name,

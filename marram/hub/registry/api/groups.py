@@ -1,6 +1,7 @@
 """Thing groups and who is in them; those whose members a query decides are made in dynamic_groups.py."""
 
 from marram.core.codec import JsonValue
+from marram.hub import tagging
 from marram.hub.listing import cut
 from marram.hub.registry.api import wire
 from marram.hub.registry.api.dynamic_groups import dynamic_members
@@ -16,7 +17,7 @@ async def create_thing_group(service: Registry, call: Call, params: Params) -> R
         parent=params.get("parentGroupName") or "",
         description=properties.get("thingGroupDescription") or "",
         attributes=wire.inner(properties, "attributePayload").get("attributes"),
-        tags=wire.tags(params),
+        tags=tagging.read(params),
     )
     return {"thingGroupName": made.name, "thingGroupArn": service.arns.group(made.name), "thingGroupId": made.id}
 

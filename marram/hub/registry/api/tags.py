@@ -1,7 +1,7 @@
 """Tags of whatever the slices declare to be taggable."""
 
 from marram.core import arn
-from marram.hub.registry.api import wire
+from marram.hub import tagging
 from marram.hub.registry.service import Registry
 from marram.hub.slice import Call, Params, Result, operation
 
@@ -15,7 +15,7 @@ def _bearer(_call: Call, params: Params) -> str:
 
 @operation("iot", "TagResource", resource=_bearer)
 async def tag_resource(service: Registry, call: Call, params: Params) -> Result:
-    await service.tags.tag(params["resourceArn"], wire.tags(params))
+    await service.tags.tag(params["resourceArn"], tagging.read(params))
     return {}
 
 

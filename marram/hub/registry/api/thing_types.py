@@ -1,6 +1,7 @@
 """Thing types."""
 
 from marram.core.errors import Unsupported
+from marram.hub import tagging
 from marram.hub.listing import cut
 from marram.hub.registry.api import wire
 from marram.hub.registry.service import Registry, ThingType
@@ -15,7 +16,7 @@ async def create_thing_type(service: Registry, call: Call, params: Params) -> Re
         params["thingTypeName"],
         description=properties.get("thingTypeDescription") or "",
         searchable=tuple(properties.get("searchableAttributes") or ()),
-        tags=wire.tags(params),
+        tags=tagging.read(params),
     )
     return {"thingTypeName": made.name, "thingTypeArn": service.arns.type(made.name), "thingTypeId": made.id}
 
@@ -60,7 +61,7 @@ async def delete_thing_type(service: Registry, call: Call, params: Params) -> Re
 
 
 def _refuse_propagation(operation: str, properties: Params) -> None:
-    if (properties.get("mqtt5Configuration") or {}).get("propagatingAttributes"):
+    if wire.inner(properties, "mqtt5Configuration").get("propagatingAttributes"):
         raise Unsupported(f"{operation}: mqtt5Configuration (propagating attributes) is not supported")
 
 

@@ -58,16 +58,6 @@ def thing_and_group(call: Call, params: Params) -> tuple[str, str]:
     return _one_name(call, params, "thing", "thing"), _one_name(call, params, "thingGroup", "thinggroup")
 
 
-def tags(params: Params) -> dict[str, str]:
-    """Of a creation or TagResource. Raises Invalid for one key twice."""
-    found: dict[str, str] = {}
-    for each in params.get("tags") or ():
-        if each["Key"] in found:
-            raise Invalid(f"the tag key {each['Key']!r} is there twice")
-        found[each["Key"]] = each.get("Value") or ""
-    return found
-
-
 def asked(params: Params) -> tuple[str, int]:
     """(last name of the page before, size of this one)."""
     return str(params.get("nextToken") or ""), int(params.get("maxResults") or PAGE)
