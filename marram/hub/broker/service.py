@@ -85,7 +85,7 @@ class Broker:
         self._subscribing = Subscribing(
             tick, clock, identity, matching.router, delivery, changes, sharing, rates, settings
         )  # fmt: skip
-        wills = Wills(tick, identity, matching, delivery, self._reserved)
+        wills = Wills(tick, identity, matching, delivery)
         self._states = states = States(db, clock, bus)
         self._connecting = connecting = Connecting(
             tick, clock, entropy, identity, matching, delivery, feeding, changes, self._subscribing, wills, sharing, states,

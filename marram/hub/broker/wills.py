@@ -5,18 +5,14 @@ from marram.core.mqtt import v5
 from marram.core.mqtt.packets import PUBLISH, Will
 from marram.hub.broker.delivery import Delivery, head
 from marram.hub.broker.matching import Matching
-from marram.hub.broker.reserved import Reserved
 from marram.hub.broker.session import Entry, Link, Session
 from marram.hub.broker.tick import Tick
 from marram.hub.identity.service import Identity, Subject
 
 
 class Wills:
-    def __init__(
-        self, tick: Tick, identity: Identity, matching: Matching, delivery: Delivery, reserved: Reserved
-    ) -> None:
+    def __init__(self, tick: Tick, identity: Identity, matching: Matching, delivery: Delivery) -> None:
         self._tick, self._identity, self._matching, self._delivery = tick, identity, matching, delivery
-        self._reserved = reserved
         self.weight = 0  # bytes of the wills of those who are here
         self._delayed: dict[str, tuple[int, Will, Subject]] = {}  # due (wall), by client id
 
@@ -65,12 +61,11 @@ class Wills:
         message = self._delivery.message(will.topic.encode(), will.payload, will.qos, encoded, properties)
         sender = head(client_id, subject.principal)
         message.was_retained = will.retain
-        match = self._matching.of(will.topic)
-        self._delivery.spread(message, match, Entry(), None, sender, {}, properties, None)
+        self._delivery.spread(message, self._matching.of(will.topic), Entry(), None, sender, {}, properties, None)
         if will.retain:
             self._delivery.retain(message, None)
-        if match.is_reserved:
-            self._reserved.hand_over(client_id, subject, will.topic, will.payload, None)
+        # Not to the handler of a reserved topic: subscribers and rules get it, the shadow service does not (AWS IoT Developer
+        # Guide, "Using shadows in apps and services").
         self._tick.touch()
 
 
