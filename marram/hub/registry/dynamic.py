@@ -65,6 +65,7 @@ class Dynamic:
     ) -> None:
         self._db, self._index, self._searches, self._changes = db, index, searches, changes
         self._tags, self._arns, self._entropy = tags, arns, entropy
+        self.at_once = STEP
         self._wake = asyncio.Event()
         self._known: tuple[_Known, ...] = ()
         self._take(db.read_now(index_store.dynamic_groups))
@@ -169,10 +170,10 @@ class Dynamic:
         found, dynamic = store.group(tx, name), index_store.dynamic_group(tx, name)
         if found is None or dynamic is None or dynamic.state != DELETING:
             return False
-        members = store.members(tx, name, "", STEP)
+        members = store.members(tx, name, "", self.at_once)
         for thing in members:
             self._leave(tx, found, thing)
-        if len(members) == STEP:
+        if len(members) == self.at_once:
             return True
         index_store.delete_dynamic_group(tx, name)
         store.delete_group(tx, name)
@@ -277,7 +278,7 @@ class Dynamic:
         phase, after = cast("tuple[str, int | str]", codec.loads(group.position))
         if isinstance(after, int):
             assert phase == "in"
-            docs, last = await self._searches.page(known.node, after, STEP)
+            docs, last = await self._searches.page(known.node, after, self.at_once)
             await self._db.write(lambda tx: self._fill(tx, group, known, docs, last))
         else:
             await self._db.write(lambda tx: self._thin_out(tx, group, known, after))
@@ -297,13 +298,13 @@ class Dynamic:
         found = self._in_work(tx, group, known)
         if found is None:
             return
-        members = store.members(tx, group.name, after, STEP)
+        members = store.members(tx, group.name, after, self.at_once)
         docs = [doc for thing in members if (doc := index_store.doc(tx, thing)) is not None]
         stay = {thing for _, thing in index_query.fitting(tx, known.node, docs)}
         for thing in members:
             if thing not in stay:
                 self._leave(tx, found, thing)
-        self._progress(tx, group, ["out", members[-1]] if len(members) == STEP else None)
+        self._progress(tx, group, ["out", members[-1]] if len(members) == self.at_once else None)
 
     def _in_work(self, tx: Tx, group: DynamicGroup, known: _Known) -> ThingGroup | None:
         """None when it is another now, or memory is behind: things that change would not be held against it."""
