@@ -185,9 +185,7 @@ class World:
         self.bus = Bus()
         migrations = [Migrations(slice=name, package=f"marram.hub.{name}") for name in ("identity", "broker")]
         self.db = Db.open(self.folder / "hub.db", clock=self.clock, entropy=self.entropy, migrations=migrations)
-        self.journal = Breakable.open(
-            self.folder / "log", clock=self.clock, entropy=self.entropy, budget_bytes=self.budget
-        )
+        self.journal = self.open_journal()
         self.pki = Pki.open(self.folder / "pki", clock=self.clock, entropy=self.entropy)
         self.identity = Identity(
             self.db, self.pki, self.bus, clock=self.clock, entropy=self.entropy, account="000000000001",
@@ -200,6 +198,9 @@ class World:
         self.door = MqttDoor(broker=self.broker, identity=self.identity, clock=self.clock, entropy=self.entropy)
         await self.broker.start()
         self.running = asyncio.get_running_loop().create_task(self.broker.run())
+
+    def open_journal(self) -> Journal:
+        return Breakable.open(self.folder / "log", clock=self.clock, entropy=self.entropy, budget_bytes=self.budget)
 
     async def close(self, *, checkpoint: bool = True) -> None:
         """Without a checkpoint it is as after a crash whose last sync went well."""
