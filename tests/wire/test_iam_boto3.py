@@ -6,6 +6,8 @@ import os
 import shutil
 import ssl
 import subprocess
+import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -13,11 +15,15 @@ from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import boto3
+import paho.mqtt.client as paho
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
+
+from marram.core import sigv4
 
 ACCOUNT = "000000000001"
 IAM = f"arn:aws:iam::{ACCOUNT}:"
@@ -542,6 +548,46 @@ def test_older_sessions_are_revoked_as_the_console_of_aws_does_it(world: World) 
         ),
     )  # fmt: skip
     refused("AccessDeniedException", lambda: world.client("iot", session).list_things(), 403)
+
+
+@pytest.mark.parametrize("how", ["key inactive", "role deleted", "right taken away"])
+def test_a_live_connection_ends_within_two_seconds(world: World, how: str) -> None:
+    """A console page, or whatever else speaks MQTT with credentials of ours."""
+    everything = {"Action": "iot:*"}
+    if how == "key inactive":
+        name, held = world.user(everything)
+    else:
+        name, arn = world.role(trust(ROOT), everything)
+        held = world.assume(world.user(ASSUME)[1], arn)
+    port = world.hub.port("https")
+    query = sigv4.presign(
+        sigv4.Credentials(*held[:2]), method="GET", host=f"localhost:{port}", path="/mqtt", region="local-1",
+        service="iotdevicegateway", expires_s=300, now_ms=int(time.time() * 1000),
+    )  # fmt: skip
+    token = f"&X-Amz-Security-Token={quote(held[2], safe='')}" if len(held) > 2 else ""
+    client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id=world.name("page"), transport="websockets")
+    client.tls_set_context(ssl.create_default_context(cafile=world.hub.info["ca_file"]))
+    client.ws_set_options(path=f"/mqtt?{query}{token}", headers={"Host": f"localhost:{port}"})
+    up, down = threading.Event(), threading.Event()
+    client.on_connect = lambda _c, _u, _f, code, _p: None if code.is_failure else up.set()
+    client.on_disconnect = lambda *_: down.set()
+    client.connect("localhost", port, 30)
+    client.loop_start()
+    try:
+        assert up.wait(10) and not down.is_set()
+        began = time.monotonic()
+        if how == "key inactive":
+            world.iam.update_access_key(UserName=name, AccessKeyId=held[0], Status="Inactive")
+        else:
+            world.iam.delete_role_policy(RoleName=name, PolicyName="p")
+            if how == "role deleted":
+                world.iam.delete_role(RoleName=name)
+        if how == "right taken away":  # the connection may stay; what it does may not
+            client.publish("a", b"x", qos=1)
+        assert down.wait(2) and time.monotonic() - began < 2
+    finally:
+        client.disconnect()
+        client.loop_stop()
 
 
 # the credentials provider
