@@ -251,7 +251,7 @@ def _resource(logical: str, row: JsonValue, names: set[str], mappings: Mappings)
         if allowed is None:
             known = ", ".join(_ACTIONS[kind]) or "none"
             raise BadTemplate(f"{place}.OverrideSettings.{key}: {kind} has {known}")
-        chosen = next((action for action in allowed if action == value), None)
+        chosen: Action | None = next((action for action in allowed if action == value), None)
         if chosen is None:
             raise BadTemplate(f"{place}.OverrideSettings.{key}: must be one of {', '.join(allowed)}")
         override[key] = chosen
@@ -437,7 +437,8 @@ def _certificate(row: _Resource, scope: Scope) -> CertificatePlan:
     status = (_maybe(properties, "Status", scope, place) or "ACTIVE").upper()
     if status not in ("ACTIVE", "INACTIVE"):
         raise BadParameters(f"{place}.Status: must be ACTIVE or INACTIVE, not {status[:50]!r}")
-    source, key = next((source, key) for source, key in _SOURCES if key in properties)
+    chosen: tuple[Source, str] = next(pair for pair in _SOURCES if pair[1] in properties)
+    source, key = chosen
     return CertificatePlan(
         logical=row.logical,
         source=source,
