@@ -125,5 +125,5 @@ def _doubts(keys: set[str], values: Values) -> list[str]:
     return found
 
 
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ", ".join(value) if isinstance(value, tuple) else ""
+def _text(value: "str | tuple[str, ...] | None") -> str:
+    return "" if value is None else value if isinstance(value, str) else ", ".join(value)

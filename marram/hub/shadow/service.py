@@ -226,11 +226,10 @@ def unreached_event(found: Unreached, minutes: int, now_ms: int) -> tuple[str, J
     """Topic and body: `$marram/events/shadow/unreached/<thing>`."""
     keys: list[JsonValue] = [{"key": pointer, "since": since // 1000} for pointer, since in sorted(found.since.items())]
     body = _event("unreached", found.thing, found.name, found.version, now_ms)
-    return f"{EVENTS}/unreached/{found.thing}", body | {
-        "minutes": minutes,
-        "since": found.since_ms // 1000,
-        "keys": keys,
-    }
+    body["minutes"] = minutes
+    body["since"] = found.since_ms // 1000
+    body["keys"] = keys
+    return f"{EVENTS}/unreached/{found.thing}", body
 
 
 def reached_event(thing: str, name: str, version: int, now_ms: int) -> tuple[str, JsonObject]:

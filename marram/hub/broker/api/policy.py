@@ -1,7 +1,7 @@
 """Our own: what a changed policy would do to requests and to the clients that are here."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from marram.core import arn
 from marram.core.errors import Invalid
@@ -42,8 +42,7 @@ async def dry_run_policy(service: "Broker", call: Call, params: Params) -> Resul
 
 
 def _request(given: Mapping[str, object]) -> Request:
-    context = given.get("context") or {}
-    assert isinstance(context, Mapping)
+    context = cast("Mapping[str, Sequence[str]]", given.get("context") or {})  # as the model has it
     client_id = given.get("clientId")
     return Request(
         principal=str(given["principal"]),
