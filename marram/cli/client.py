@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 from urllib.parse import quote, urlencode, urlsplit
+from xml.etree import ElementTree
+from xml.sax.saxutils import unescape
 
 from marram.cli.main import HubNotReachable
 from marram.core import codec, sigv4
@@ -67,7 +69,10 @@ class Api:
         return cls(hub.local_api, hub.region, credentials, ca_file=hub.ca_file)
 
     def call(self, service: str, operation: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """One operation of a rest-json or json service, members by wire name. Raises ours, by the status of the answer."""
+        """One operation of a service other than S3, members by wire name. Raises ours, by the status of the answer.
+
+        Values in answers of the query protocol (iam, sts) are text, lists and objects; what is empty is "".
+        """
         from marram.hub.border import plans  # a device has no plans and no need of them
 
         plan = plans.load(service)
@@ -81,6 +86,11 @@ class Api:
                 "content-type": "application/x-amz-json-1.1",
             }
             return self._json("POST", "/", [], headers, codec.dumps(given), plan.signing_name)
+        if plan.protocol == "query":
+            form = {"Action": operation, "Version": plan.api_version, **_flat("", given)}
+            headers = {"content-type": "application/x-www-form-urlencoded"}
+            body = urlencode(form).encode()
+            return _answer(self.send("POST", "/", [], headers, body, plan.signing_name), operation)
         if plan.protocol != "rest-json":
             raise Unsupported(f"{service} is not spoken by this client: use an AWS SDK")
         path, query, headers, body = rest_request(plan, planned, given)
@@ -193,6 +203,34 @@ def _text(value: object) -> str:
     return ("true" if value else "false") if isinstance(value, bool) else str(value)
 
 
+def _flat(prefix: str, value: object) -> dict[str, str]:
+    """Parameters as the query protocol has them: Tags.member.1.Key."""
+    match value:
+        case dict():
+            items = cast("dict[str, object]", value).items()
+            dot = f"{prefix}." if prefix else ""
+            return {name: text for key, item in items for name, text in _flat(f"{dot}{key}", item).items()}
+        case list():
+            rows = enumerate(cast("list[object]", value), 1)
+            return {name: text for at, item in rows for name, text in _flat(f"{prefix}.member.{at}", item).items()}
+        case _:
+            return {prefix: _text(value)}
+
+
+def _answer(data: bytes, operation: str) -> dict[str, Any]:
+    result = ElementTree.fromstring(data).find(f"{{*}}{operation}Result")  # noqa: S314 - the hub's own answer
+    found = _plain(result) if result is not None else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _plain(element: ElementTree.Element) -> Any:
+    names = [child.tag.rpartition("}")[2] for child in element]
+    if not names:
+        return element.text or ""
+    values = [_plain(child) for child in element]
+    return values if set(names) == {"member"} else dict(zip(names, values, strict=True))
+
+
 def _error(status: int, code: str, data: bytes) -> MarramError:
     text = data.decode("utf-8", "replace")
     try:
@@ -201,7 +239,7 @@ def _error(status: int, code: str, data: bytes) -> MarramError:
         found = None
         inner = text.partition("<Message>")[2].partition("</Message>")[0]
         code = code or text.partition("<Code>")[2].partition("</Code>")[0]
-        text = inner or text[:300]
+        text = unescape(inner, {"&quot;": '"'}) or text[:300]
     if isinstance(found, dict):
         text = str(found.get("message") or found.get("Message") or text)
         code = code or str(found.get("__type", ""))

@@ -1,26 +1,47 @@
-"""`marram key`: access keys with rights of their own."""
+"""`marram key`: access keys of users."""
 
 import argparse
 from pathlib import Path
 
-from marram.cli.main import DONE, command, print_json, table
+from marram.cli.main import DONE, WrongUsage, command, print_json, table
 from marram.kit import disk
 
 
-@command("key", help="access keys: create with a policy, list, delete")
+@command("key", help="access keys: create, list, deactivate, activate, delete")
 def configure(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     create = verbs.add_parser(
         "create",
-        help="a new key; its secret is shown once",
+        help="a new key, with a user of its own or for one that is there; its secret is shown once",
         epilog="example: marram key create --policy ci.json --name ci --data var/hub",
     )
-    create.add_argument("--policy", type=Path, required=True, metavar="FILE", help="an IAM policy document")
-    create.add_argument("--name", required=True, help="for whom the key is")
-    listing = verbs.add_parser("list", help="all keys, without their secrets")
-    delete = verbs.add_parser("delete", help="end a key at once")
-    delete.add_argument("key_id", metavar="ACCESS_KEY_ID")
-    for verb, run in ((create, _create), (listing, _list), (delete, _delete)):
+    create.add_argument("--name", help="a new user for the key, with this name and the policy of --policy")
+    create.add_argument("--policy", type=Path, metavar="FILE", help="an IAM policy document, for a new user")
+    create.add_argument("--user", metavar="NAME", help="a user that is there: it may have two keys, one to change to")
+    listing = verbs.add_parser(
+        "list", help="all keys, without their secrets", epilog="example: marram key list --data var/hub"
+    )
+    key_id = "MRAKJ5XJ2ZQ7ELPNL3CB"
+    deactivate = verbs.add_parser(
+        "deactivate",
+        help="refuse a key from its next request on, until it is activated",
+        epilog=f"example: marram key deactivate {key_id} --data var/hub",
+    )
+    activate = verbs.add_parser(
+        "activate", help="take a key again", epilog=f"example: marram key activate {key_id} --data var/hub"
+    )
+    delete = verbs.add_parser(
+        "delete", help="end a key at once", epilog=f"example: marram key delete {key_id} --data var/hub"
+    )
+    for verb in (deactivate, activate, delete):
+        verb.add_argument("key_id", metavar="ACCESS_KEY_ID")
+    for verb, run in (
+        (create, _create),
+        (listing, _list),
+        (deactivate, lambda given: _set(given, "Inactive")),
+        (activate, lambda given: _set(given, "Active")),
+        (delete, _delete),
+    ):
         verb.add_argument("--data", type=Path, required=True, metavar="DIR")
         verb.add_argument("--json", action="store_true")
         verb.set_defaults(run=run)
@@ -29,8 +50,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def _create(given: argparse.Namespace) -> int:
     from marram.cli import client
 
-    policy = disk.read(given.policy, limit=1 << 16).decode()
-    answer = client.Api.from_data(given.data).marram("identity/CreateKey", {"name": given.name, "policy": policy})
+    if given.user is not None and (given.name is not None or given.policy is not None):
+        raise WrongUsage("marram key create: --user takes a user that is there; --name and --policy make one")
+    if given.user is None and (given.name is None or given.policy is None):
+        raise WrongUsage("marram key create: needs --name and --policy for a new user, or --user for one that is there")
+    api = client.Api.from_data(given.data)
+    if given.user is not None:
+        made = api.call("iam", "CreateAccessKey", {"UserName": given.user})["AccessKey"]
+        answer = {
+            "name": made["UserName"],
+            "accessKeyId": made["AccessKeyId"],
+            "secretAccessKey": made["SecretAccessKey"],
+        }
+    else:
+        policy = disk.read(given.policy, limit=1 << 16).decode()
+        answer = api.marram("identity/CreateKey", {"name": given.name, "policy": policy})
     if given.json:
         print_json(answer)
     else:
@@ -54,7 +88,19 @@ def _list(given: argparse.Namespace) -> int:
     if given.json:
         print_json(keys)
     else:
-        table([[key["accessKeyId"], key["name"]] for key in keys], ["KEY", "NAME"])
+        table(
+            [[key["accessKeyId"], key["name"], key["status"], key.get("lastUsedService", "never")] for key in keys],
+            ["KEY", "USER", "STATUS", "LAST USED"],
+        )
+    return DONE
+
+
+def _set(given: argparse.Namespace, status: str) -> int:
+    from marram.cli import client
+
+    api = client.Api.from_data(given.data)
+    owner = api.call("iam", "GetAccessKeyLastUsed", {"AccessKeyId": given.key_id})["UserName"]
+    api.call("iam", "UpdateAccessKey", {"UserName": owner, "AccessKeyId": given.key_id, "Status": status})
     return DONE
 
 

@@ -67,7 +67,7 @@ def nouns() -> list[str]:
     return sorted(
         path.stem.replace("_", "-")
         for path in Path(__file__).parent.glob("*.py")
-        if path.stem not in {"__init__", "main", "client", "progress", "edge_join"}
+        if path.stem not in {"__init__", "main", "client", "progress", "edge_join", "entities"}
     )
 
 
