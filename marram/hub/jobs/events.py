@@ -68,26 +68,29 @@ class Told:
 
     def device(self, tx: Tx, thing: str, namespace: str, before: Execution | None, *, listed: bool) -> None:
         """notify: the list changed (`listed`); notify-next: the head of it, `before` until now, is another."""
+        waiting = store_executions.in_line(tx, thing, namespace, LISTED if listed else 1)
+        self._line(tx, thing, namespace, before, waiting, listed=listed)
+
+    def appeared(self, tx: Tx, thing: str, namespace: str) -> None:
+        """A queued execution was added, at the end of the line: it is the head when it is alone there."""
+        waiting = store_executions.in_line(tx, thing, namespace, LISTED)
+        self._line(tx, thing, namespace, waiting[0] if len(waiting) > 1 else None, waiting, listed=True)
+
+    def _line(
+        self, tx: Tx, thing: str, namespace: str, before: Execution | None, waiting: list[Execution], *, listed: bool
+    ) -> None:
         suffix = f"-{namespace}" if namespace else ""
         stamp = tx.now_ms // 1000
+        after = waiting[0] if waiting else None
         if listed:
-            waiting = store_executions.in_line(tx, thing, namespace, LISTED)
-            after = waiting[0] if waiting else None
             body: JsonObject = {"timestamp": stamp, "jobs": shapes.by_status(waiting)}
             tx.emit(f"$aws/things/{thing}/jobs/notify{suffix}", body)
-        else:
-            after = store_executions.first(tx, thing, namespace)
         if (after and after.key) != (before and before.key):
             following: JsonObject = {"timestamp": stamp}
             if after is not None:
                 text = self._documents.delivered(tx, after.job)
                 following["execution"] = shapes.execution(after, tx.now_ms, codec.loads(text))
             tx.emit(f"$aws/things/{thing}/jobs/notify-next{suffix}", following)
-
-    def appeared(self, tx: Tx, thing: str, namespace: str) -> None:
-        """A queued execution was added, at the end of the line: it is the head when it is alone there."""
-        line = store_executions.in_line(tx, thing, namespace, 2)
-        self.device(tx, thing, namespace, line[0] if len(line) > 1 else None, listed=True)
 
     # to operators
 

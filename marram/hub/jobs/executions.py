@@ -18,7 +18,7 @@ from marram.hub.jobs.store import Job
 from marram.hub.jobs.store_executions import Execution
 from marram.kit.db import Tx
 
-CHUNK: Final = 32  # executions that one transaction creates or ends: some milliseconds
+CHUNK: Final = 20  # executions that one transaction creates or ends: some milliseconds
 ABORTED: Final = "ABORT_CRITERIA_MET"
 
 
@@ -38,15 +38,14 @@ class Executions:
 
     def queue(self, tx: Tx, job: Job, thing: str) -> bool:
         """A thing gets the job. One that left and came back gets it anew; False when it has it or had it."""
-        present = store_executions.one(tx, job.id, thing)
-        if present is not None:
-            if present.status is not Status.REMOVED:
-                return False
-            self._again(tx, present)
-        else:
-            store_executions.insert(tx, job.id, thing)
+        if store_executions.insert(tx, job.id, thing):
             store.count(tx, job.id, queued=1)
             self._index.jobs(tx, thing, {job.id: Status.QUEUED})
+        else:
+            present = store_executions.one(tx, job.id, thing)
+            if present is None or present.status is not Status.REMOVED:
+                return False
+            self._again(tx, present)
         if job.status is JobStatus.IN_PROGRESS:
             self.told.appeared(tx, thing, job.namespace)
         return True
@@ -83,14 +82,15 @@ class Executions:
         )
         store_executions.write(tx, changed)
         if after is not found.status:
-            store.count(tx, job.id, **{store.counter(found.status): -1, store.counter(after): 1})
+            job = store.count(tx, job.id, **{store.counter(found.status): -1, store.counter(after): 1})
             self._index.jobs(tx, found.thing, {job.id: after})
         self.told.changed(tx, changed)
         if after in TERMINAL:
             self.told.execution(tx, changed)
-            self._ended(tx, changed, wanted)
+            goes_on = self._ended(tx, job, changed, wanted)
             self.told.device(tx, found.thing, found.namespace, before, listed=True)
-            self.complete(tx, job.id)
+            if not goes_on:
+                self._complete(tx, job)
         else:
             if changed.deadline_ms is not None:
                 self._due(tx, changed.deadline_ms)
@@ -98,27 +98,28 @@ class Executions:
                 self.told.device(tx, found.thing, found.namespace, before, listed=False)
         return changed
 
-    def _ended(self, tx: Tx, found: Execution, wanted: settings.Settings) -> None:
-        """Give the job up, try again, or neither. A job that was given up tries nothing again."""
-        fails = found.status in rollout.FAILURES
+    def _ended(self, tx: Tx, job: Job, found: Execution, wanted: settings.Settings) -> bool:
+        """Give the job up, or try again; True for either. A job that was given up tries nothing again."""
+        if job.status not in ACTIVE or (found.status not in rollout.FAILURES and found.status is not Status.SUCCEEDED):
+            return False
         # A success counts as well: with it the executions may be enough for the criteria to hold.
-        job = store.job(tx, found.job) if fails or (wanted.abort and found.status is Status.SUCCEEDED) else None
-        if job is None or job.status not in ACTIVE:
-            return
         if (criterion := rollout.broken(wanted.abort, job.counts)) is not None:
             self.cancel(tx, job, reason_code=ABORTED, comment=_why(criterion, job), forced=False)
-        elif not job.stopped and rollout.tries_again(
+            return True
+        if job.stopped or not rollout.tries_again(
             wanted.retries, found.status, failed=found.retries_failed, timed_out=found.retries_timed_out
         ):
-            store_executions.shelve(tx, found.job, found.thing)
-            failed, timed_out = found.status is Status.FAILED, found.status is Status.TIMED_OUT
-            store_executions.insert(
-                tx, found.job, found.thing, number=found.number + 1,
-                retries_failed=found.retries_failed + failed, retries_timed_out=found.retries_timed_out + timed_out,
-            )  # fmt: skip
-            name = store.counter(found.status)
-            store.count(tx, found.job, **{name: -1, f"retried_{name}": 1, "queued": 1})
-            self._index.jobs(tx, found.thing, {found.job: Status.QUEUED})
+            return False
+        store_executions.shelve(tx, found.job, found.thing)
+        failed, timed_out = found.status is Status.FAILED, found.status is Status.TIMED_OUT
+        store_executions.insert(
+            tx, found.job, found.thing, number=found.number + 1,
+            retries_failed=found.retries_failed + failed, retries_timed_out=found.retries_timed_out + timed_out,
+        )  # fmt: skip
+        name = store.counter(found.status)
+        store.count(tx, found.job, **{name: -1, f"retried_{name}": 1, "queued": 1})
+        self._index.jobs(tx, found.thing, {found.job: Status.QUEUED})
+        return True
 
     def _again(self, tx: Tx, present: Execution) -> None:
         """A thing that was removed is back: its next execution, with all its retries before it."""
@@ -150,8 +151,11 @@ class Executions:
 
     def complete(self, tx: Tx, job_id: str) -> None:
         """A job that takes no more things is COMPLETED with its last execution."""
-        job = store.job(tx, job_id)
-        if job is None or job.status not in ACTIVE or (job.continuous and not job.stopped):
+        if (job := store.job(tx, job_id)) is not None:
+            self._complete(tx, job)
+
+    def _complete(self, tx: Tx, job: Job) -> None:
+        if job.status not in ACTIVE or (job.continuous and not job.stopped):
             return
         if job.rolling or job.queued or job.in_progress or not job.spread:
             return

@@ -110,6 +110,7 @@ class Template:
 
 _COLUMNS: Final = tuple(member.name for member in fields(Job))
 _SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM job"  # noqa: S608 - constants, as in all of this file
+_STATUS: Final = {str(status): status for status in JobStatus}
 _FLAGS: Final = frozenset({"driven", "forced", "stopped", "spread"})
 
 
@@ -145,11 +146,13 @@ def set_job(tx: Tx, job_id: str, **values: object) -> None:
     tx.execute(f"UPDATE job SET {changes} WHERE id = ?", *(_stored(value) for value in values.values()), job_id)  # noqa: S608
 
 
-def count(tx: Tx, job_id: str, **changes: int) -> None:
-    """Add to counters."""
+def count(tx: Tx, job_id: str, **changes: int) -> Job:
+    """Add to counters; the job as it is then."""
     assert set(changes) <= set(_COLUMNS)
     sums = ", ".join(f"{name} = {name} + ?" for name in changes)
-    tx.execute(f"UPDATE job SET {sums} WHERE id = ?", *changes.values(), job_id)  # noqa: S608
+    row = tx.one(f"UPDATE job SET {sums} WHERE id = ? RETURNING {', '.join(_COLUMNS)}", *changes.values(), job_id)  # noqa: S608
+    assert row is not None
+    return _job(row)
 
 
 def counter(status: Status) -> str:
@@ -335,9 +338,9 @@ def _template(row: Row) -> Template:
 
 def _job(row: Row) -> Job:
     values = dict(zip(_COLUMNS, row, strict=True))
-    values["status"] = JobStatus(str(values["status"]))
+    values["status"] = _STATUS[values["status"]]
     for name in _FLAGS:
-        values[name] = bool(values[name])
+        values[name] = values[name] != 0
     return Job(**values)
 
 
