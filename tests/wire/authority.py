@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from tests.wire.fleet import key_pem
+from tests.wire.plant import key_pem
 
 DAY = datetime.timedelta(days=1)
 OIDS = {

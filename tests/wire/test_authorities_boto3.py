@@ -12,7 +12,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from tests.wire.authority import DAY, CertificateAuthority
-from tests.wire.fleet import DEVICE_POLICY, LIMIT_S, Fleet
+from tests.wire.plant import DEVICE_POLICY, LIMIT_S, Fleet
 
 JITP_TEMPLATE = {
     "Parameters": {

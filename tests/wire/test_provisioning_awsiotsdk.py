@@ -11,8 +11,7 @@ from awscrt import mqtt_request_response
 from awsiot import V2ServiceException, iotidentity
 
 from marram.core import cbor
-
-from tests.wire.fleet import LIMIT_S, QOS, Fleet, done, signing_request
+from tests.wire.plant import LIMIT_S, QOS, Fleet, done, signing_request
 
 CREATE = "$aws/certificates/create/json"
 FROM_CSR = "$aws/certificates/create-from-csr/json"

@@ -8,7 +8,7 @@ import pytest
 
 from marram.core.errors import Invalid, NotFound
 from marram.hub.provisioning import bulk as bulks
-from tests.wire.fleet import signing_request
+from tests.wire.plant import signing_request
 
 BODY = json.dumps(
     {

@@ -8,7 +8,7 @@ from marram.core.errors import NotFound, Unauthenticated
 from marram.hub.identity.service import certificate_id
 from marram.hub.provisioning import claims
 from tests.hub.provisioning.conftest import DOCUMENT, template
-from tests.wire.fleet import signing_request
+from tests.wire.plant import signing_request
 
 CREATE = "$aws/certificates/create/json"
 FROM_CSR = "$aws/certificates/create-from-csr/json"

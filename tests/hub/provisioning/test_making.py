@@ -6,7 +6,7 @@ import pytest
 
 from marram.core.errors import Conflict, Invalid, NotFound
 from tests.hub.provisioning.conftest import DOCUMENT, template
-from tests.wire.fleet import signing_request
+from tests.wire.plant import signing_request
 
 
 def plain(thing=None, *, override=None, **more):
