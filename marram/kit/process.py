@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import pwd
+import resource
 import signal
 import subprocess
 import sys
@@ -40,6 +41,14 @@ def shield() -> None:
         import ctypes  # here: an edge core needs it for nothing else
 
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def more_files() -> int:
+    """Raise the limit of open files to the most that this process may have, for it and those it starts. Returns it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

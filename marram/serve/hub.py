@@ -32,6 +32,7 @@ logger = log.logger(__name__)
 
 COLLECT_AT: Final = (10_000, 20, 20)  # of the collector's three generations
 DISK_CHECK_S: Final = 1.0
+FEW_FILES: Final = 4096
 STARTING_BYTES: Final = 256 << 10
 
 _disk_free: Final = metrics.gauge("marram_disk_free_bytes", "Free on the disk of the hub's folder")
@@ -54,10 +55,15 @@ def run(options: Options) -> int:
     data = options.data.absolute()
     os.umask(0o077)  # whoever made the folder may have let others in; SQLite's side files have no mode of ours
     process.shield()
+    files = process.more_files()
     folders.prepare(data)
     toml = data / "marram.toml"
     wanted = settings.load(toml, os.environ)
     log.setup(level=wanted.hub.log_level)
+    if files < FEW_FILES:
+        logger.warning(
+            "hub.few_files", limit=files, why="each connection is an open file; raise the limit of the service"
+        )
     with folders.Lock(data):
         disk.remove(data / folders.HUB_JSON)
         try:
