@@ -314,7 +314,8 @@ class Control:
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """A template's settings under a request's; its maintenance windows hold unless the request has some."""
     merged = {**base, **over}
-    windows = (base.get("schedulingConfig") or {}).get("maintenanceWindows")
+    scheduled: Mapping[str, Any] = base.get("schedulingConfig") or {}
+    windows = scheduled.get("maintenanceWindows")
     if windows and "schedulingConfig" in over:
         merged["schedulingConfig"] = {"maintenanceWindows": windows, **over["schedulingConfig"]}
     return merged

@@ -67,12 +67,10 @@ class Schedule:
     def upcoming(self, now_ms: int) -> list[int]:
         """The next seven openings."""
         found: list[int] = []
-        at: int | None = max(now_ms, (self.start_ms or 0) - 1)
-        while self.windows and len(found) < SHOWN_WINDOWS and at is not None:
-            at = self.next_window(at)
-            if at is None or (self.end_ms is not None and at >= self.end_ms):
-                break
+        at = self.next_window(max(now_ms, (self.start_ms or 0) - 1))
+        while at is not None and len(found) < SHOWN_WINDOWS and (self.end_ms is None or at < self.end_ms):
             found.append(at)
+            at = self.next_window(at)
         return found
 
 

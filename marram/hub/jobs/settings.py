@@ -37,7 +37,7 @@ class Settings:
 
 def parse(config: Mapping[str, Any]) -> Settings:
     """Read the stored wire form, or a new one. Raises Invalid; times of a schedule are checked by `schedule.check`."""
-    presigned = config.get("presignedUrlConfig") or {}
+    presigned: Mapping[str, Any] = config.get("presignedUrlConfig") or {}
     return Settings(
         pace=_pace(config.get("jobExecutionsRolloutConfig")),
         abort=_abort(config.get("abortConfig")),
@@ -65,7 +65,7 @@ def _pace(config: Mapping[str, Any] | None) -> Pace:
     growing: Mapping[str, Any] | None = config.get("exponentialRate")
     if growing is None:
         return Pace(maximum=maximum)
-    criteria = growing.get("rateIncreaseCriteria") or {}
+    criteria: Mapping[str, Any] = growing.get("rateIncreaseCriteria") or {}
     notified, succeeded = criteria.get("numberOfNotifiedThings"), criteria.get("numberOfSucceededThings")
     if notified is None and succeeded is None:
         raise Invalid("rateIncreaseCriteria needs numberOfNotifiedThings or numberOfSucceededThings")
