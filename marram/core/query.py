@@ -97,12 +97,15 @@ def written(value: str | float | bool) -> str:
 
 def split(text: str) -> list[str]:
     """Words, folded: not `lower`, which makes two of a capital sigma, by what stands behind it."""
-    return [word for word in _SPACES.split(text.casefold()) if word]
+    folded = text.casefold()
+    if _SPACES.search(folded) is None:  # nearly always, and three times as quick
+        return [folded] if folded else []
+    return [word for word in _SPACES.split(folded) if word]
 
 
 def numeric(word: str) -> float | None:
     """The number that a word is: as JSON writes it, an integer within 53 bits, or a double that is finite."""
-    if len(word) > 64 or not _NUMBER.fullmatch(word):
+    if word[0] not in "-0123456789" or len(word) > 64 or not _NUMBER.fullmatch(word):
         return None
     number = float(word)
     if not math.isfinite(number) or (word.lstrip("-").isdecimal() and not -_SAFE <= int(word) < _SAFE):

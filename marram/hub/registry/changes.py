@@ -53,7 +53,7 @@ class Changes:
 
     def thing_created(self, tx: Tx, thing: Thing) -> None:
         tx.touch("registry_thing", thing.name)
-        self._index.thing(tx, thing.name)
+        self._index.thing(tx, thing)
         self._events.thing(tx, "CREATED", thing)
         if thing.type:
             self._events.association(tx, "ADDED", thing, thing.type)
@@ -62,7 +62,7 @@ class Changes:
     def thing_updated(self, tx: Tx, before: Thing, thing: Thing) -> None:
         tx.touch("registry_thing", thing.name)
         self._identity.thing_changed(tx, thing.name)
-        self._index.thing(tx, thing.name)
+        self._index.thing(tx, thing)
         self._events.thing(tx, "UPDATED", thing)
         if before.type != thing.type:
             if before.type:
@@ -119,7 +119,7 @@ class Changes:
     def membership(self, tx: Tx, group: ThingGroup, thing: Thing, *, member: bool) -> None:
         tx.touch("registry_groups_of", thing.name)
         self._identity.thing_changed(tx, thing.name)
-        self._index.thing(tx, thing.name)
+        self._index.groups(tx, thing)
         self._events.membership(tx, "ADDED" if member else "REMOVED", group, thing)
         self._tell(tx, GroupMembershipChanged(group.name, thing.name, member))
 

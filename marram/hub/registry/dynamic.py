@@ -69,7 +69,6 @@ class Dynamic:
         self._wake = asyncio.Event()
         self._known: tuple[_Known, ...] = ()
         self._take(db.read_now(index_store.dynamic_groups))
-        index.watch(self.changed)
 
     # the groups
 
@@ -331,9 +330,14 @@ class Dynamic:
         tx.after_commit(lambda: self._take(found))
 
     def _take(self, found: Sequence[DynamicGroup]) -> None:
-        self._known = tuple(
-            _Known(group.name, group.query, group.created_ms) for group in found if group.state != DELETING
-        )
+        known = tuple(_Known(group.name, group.query, group.created_ms) for group in found if group.state != DELETING)
+        # While there are none, a change is not put together for them. The order matters: the writer's thread may look at
+        # any moment, and what is known must be told of.
+        if known:
+            self._index.watch(self.changed)
+        self._known = known
+        if not known:
+            self._index.watch(None)
         self._wake.set()
 
 

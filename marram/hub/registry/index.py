@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias, cast
 
+from marram.core import query
 from marram.core.codec import JsonObject, JsonValue
 from marram.core.errors import Conflict, NotFound
 from marram.core.query import Document, Entry
 from marram.hub.registry import fields, index_store, store
 from marram.hub.registry.fields import Fields, Kind, Settings
 from marram.hub.registry.index_store import Rows, State
+from marram.hub.registry.store import Thing
 from marram.kit import metrics
 from marram.kit.db import Db, Tx
 from marram.kit.log import logger
@@ -53,7 +55,7 @@ class Index:
         self._shadows_of: ShadowSource | None = None
         self._connectivity_of: ConnectivitySource | None = None
         self._jobs_of: JobSource | None = None
-        self._watchers: list[Callable[[Tx, Indexed], None]] = []
+        self._watcher: Callable[[Tx, Indexed], None] | None = None
         self._wake = asyncio.Event()
         self._numbers: dict[str, int] = db.read_now(index_store.names)
         self._names = {number: name for name, number in self._numbers.items()}
@@ -74,26 +76,36 @@ class Index:
         self._connectivity_of = connectivity or self._connectivity_of
         self._jobs_of = jobs or self._jobs_of
 
-    def watch(self, call: Callable[[Tx, Indexed], None]) -> None:
-        """Call it with each thing that changed, in the transaction that changed it."""
-        self._watchers.append(call)
+    def watch(self, call: Callable[[Tx, Indexed], None] | None) -> None:
+        """Call it with each thing that changed, in the transaction that changed it. None: nobody looks."""
+        self._watcher = call
 
     # what changed; nothing of it when indexing is off
 
-    def thing(self, tx: Tx, thing: str) -> None:
-        """The thing is new, or its type, attributes or static groups are others now."""
+    def thing(self, tx: Tx, thing: Thing) -> None:
+        """The thing is new, or its type or attributes are others now."""
         if not self.settings.things:
             return
-        found = store.thing(tx, thing)
-        if found is None:
-            return
-        said = fields.of_thing(found, index_store.static_groups(tx, thing))
-        doc = index_store.doc(tx, thing)
+        said = fields.of_thing(thing, index_store.static_groups(tx, thing.name))
+        doc = index_store.doc(tx, thing.name)
         if doc is None:
-            doc = index_store.add_doc(tx, thing)
-            self._change(tx, doc, thing, {fields.REGISTRY: said, **self._from_sources(tx, doc, thing)}, is_new=True)
+            doc = index_store.add_doc(tx, thing.name)
+            parts = {fields.REGISTRY: said, **self._from_sources(tx, doc, thing.name)}
+            self._change(tx, doc, thing.name, parts, is_new=True)
         else:
-            self._change(tx, doc, thing, {fields.REGISTRY: said})
+            self._change(tx, doc, thing.name, {fields.REGISTRY: said})
+
+    def groups(self, tx: Tx, thing: Thing) -> None:
+        """The thing is in other static groups now."""
+        if not self.settings.things:
+            return
+        doc = index_store.doc(tx, thing.name)
+        number = self._number(tx, "thingGroupNames")
+        if doc is None or number is None or self._watcher is not None:
+            return self.thing(tx, thing)
+        names = index_store.static_groups(tx, thing.name)
+        after = {(number, entry.text): entry for name in names for entry in query.entries(name)}
+        return index_store.change_rows(tx, doc, index_store.rows(tx, doc, number), after)
 
     def forget(self, tx: Tx, thing: str) -> None:
         """The thing is gone."""
@@ -262,7 +274,8 @@ class Index:
         if known is None:
             known = index_store.part(tx, doc, fields.JOBS) or {}
         merged = {job: status for job, status in {**known, **statuses}.items() if isinstance(status, str)}
-        index_store.save_part(tx, doc, fields.JOBS, dict[str, JsonValue](merged) or None)
+        if merged or statuses:
+            index_store.save_part(tx, doc, fields.JOBS, dict[str, JsonValue](merged) or None)
         return fields.of_jobs(merged)
 
     # rows
@@ -279,16 +292,14 @@ class Index:
                         after.setdefault((number, entry.text), entry)
         if after != before:
             index_store.change_rows(tx, doc, before, after)
-            if self._watchers:
-                self._tell(tx, thing, after)
+            if (watcher := self._watcher) is not None:
+                watcher(tx, self._indexed(tx, thing, after))
 
-    def _tell(self, tx: Tx, thing: str, rows: Rows) -> None:
+    def _indexed(self, tx: Tx, thing: str, rows: Rows) -> Indexed:
         document: dict[str, list[Entry]] = {}
         for (number, _), entry in rows.items():
             document.setdefault(self._name(tx, number), []).append(entry)
-        changed = Indexed(thing, document, [entry for (number, _), entry in rows.items() if number > 0])
-        for call in self._watchers:
-            call(tx, changed)
+        return Indexed(thing, document, [entry for (number, _), entry in rows.items() if number > 0])
 
     def _number(self, tx: Tx, name: str) -> int | None:
         number = self._numbers.get(name)

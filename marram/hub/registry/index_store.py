@@ -160,8 +160,10 @@ def delete_fields(tx: Tx) -> None:
 # rows
 
 
-def rows(tx: Tx, doc: int) -> Rows:
-    found = tx.all("SELECT field, text, number, value FROM registry_index_term WHERE doc = ?", doc)
+def rows(tx: Tx, doc: int, field: int | None = None) -> Rows:
+    """All of a document, or of one of its fields."""
+    only, params = ("", [doc]) if field is None else (" AND field = ?", [doc, field])
+    found = tx.all(f"SELECT field, text, number, value FROM registry_index_term WHERE doc = ?{only}", *params)  # noqa: S608
     return {(field, text): Entry(text, number, text if value == "" else value) for field, text, number, value in found}
 
 

@@ -159,7 +159,7 @@ class Fleet:
             for name, said in fleet.items():
                 thing = Thing(name=name, id=f"id-{name}", type=said["type"], attributes=said["attributes"])
                 (store.save_thing if name in self.known else store.add_thing)(tx, thing)
-                self.index.thing(tx, name)
+                self.index.thing(tx, thing)
                 for shadow in ("", "cfg"):
                     self.index.shadow(tx, name, shadow, said[shadow])
                 self.index.connectivity(tx, name, said["connectivity"] or {})
