@@ -87,6 +87,11 @@ def _line(text: str, key: str) -> int:
 
 
 def _typed(value: object, hint: object, where: str) -> object:
+    if typing.get_origin(hint) is typing.Literal:
+        words = typing.get_args(hint)
+        if value not in words:
+            raise BadSetting(f"{where} must be one of {', '.join(map(str, words))}, not {value!r}")
+        return value
     wanted = hint if isinstance(hint, type) else object
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

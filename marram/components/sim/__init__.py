@@ -1,0 +1,1 @@
+"""Simulated devices in a process of their own: they speak MQTT and HTTPS with the hub, and nothing else."""
