@@ -31,6 +31,27 @@ class Logger:
         self._log.error(event, exc_info=exc_info, extra={"fields": fields})
 
 
+class Sparing:
+    """For events that strangers can cause: so many lines a second of each event; the next line says how many were left out."""
+
+    def __init__(self, to: Logger, per_s: int = 20) -> None:
+        self._to, self._per_s = to, per_s
+        self._events: dict[str, tuple[float, int, int]] = {}  # by event: its second's begin, lines in it, left out
+
+    def info(self, event: str, **fields: object) -> None:
+        began, lines, left_out = self._events.get(event, (0.0, 0, 0))
+        now = time.monotonic()
+        if now - began >= 1.0:
+            began, lines = now, 0
+        if lines >= self._per_s:
+            self._events[event] = (began, lines, left_out + 1)
+            return
+        self._events[event] = (began, lines + 1, 0)
+        if left_out:
+            fields["left_out"] = left_out
+        self._to.info(event, **fields)
+
+
 def logger(name: str) -> Logger:
     return Logger(name)
 

@@ -14,12 +14,13 @@ from typing import Any, Final, TypeVar
 
 from marram.core.errors import Unauthenticated, Unavailable
 from marram.kit import metrics
-from marram.kit.log import logger
+from marram.kit.log import Sparing, logger
 from marram.kit.tls import PeerInfo, Shell, TlsTransport, Transport, address_of, reason_of
 
 __all__ = ["Accept", "Deadlines", "PeerInfo", "Server", "TlsTransport", "Transport", "connect", "harden", "serve"]
 
 log = logger(__name__)
+strangers = Sparing(log)
 
 HANDSHAKE_S: Final = 10.0
 BACKLOG: Final = 1024
@@ -148,7 +149,7 @@ class Server:
     def _shaken(self, shell: Shell, error: BaseException | None) -> None:
         self._over(shell)
         if error is not None:
-            log.info("tls.refused", address=shell.address[0], reason=reason_of(error))
+            strangers.info("tls.refused", address=shell.address[0], reason=reason_of(error))
             return
         assert shell.transport is not None
         protocol = self._choose_for(shell.transport)

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from marram.kit import metrics
-from marram.kit.log import logger
+from marram.kit.log import Sparing, logger
 
 log = logger(__name__)
+strangers = Sparing(log)
 
 EARLY_BYTES: Final = 64 << 10  # what a peer may send before its handshake is done
 READ_BYTES: Final = 64 << 10
@@ -337,7 +338,7 @@ class Shell(asyncio.Protocol):
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             closed = True
         except ssl.SSLError as exc:
-            log.info("tls.broken", address=self.address[0], reason=reason_of(exc))
+            strangers.info("tls.broken", address=self.address[0], reason=reason_of(exc))
             self.raw.abort()
             return
         if self._outgoing.pending:
@@ -356,7 +357,7 @@ class Shell(asyncio.Protocol):
             while sent < len(data):
                 sent += self.tls.write(memoryview(data)[sent:])
         except ssl.SSLError as exc:
-            log.info("tls.broken", address=self.address[0], reason=reason_of(exc))
+            strangers.info("tls.broken", address=self.address[0], reason=reason_of(exc))
             self.raw.abort()
             return
         self.raw.write(self._outgoing.read())

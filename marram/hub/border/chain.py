@@ -36,13 +36,14 @@ from marram.hub.border.throttle import Throttle
 from marram.hub.slice import OPERATIONS, ROUTES, Call, Operation, RawRequest, Route
 from marram.kit import metrics
 from marram.kit.clock import Clock, Entropy, uuid4
-from marram.kit.log import logger
+from marram.kit.log import Sparing, logger
 from marram.kit.net import PeerInfo
 
 if TYPE_CHECKING:
     from marram.hub.identity.service import Subject
 
 log = logger(__name__)
+strangers = Sparing(log)
 
 BODY_LIMIT: Final = 4 << 20
 BODY_LIMIT_RAW: Final = 256 << 10
@@ -538,7 +539,7 @@ class Api:
         elif fault.status >= 500 and fault.status != 501:
             log.error("api.failed", exc_info=error, request_id=request_id, service=plan.service, operation=name)
         elif isinstance(error, Denied):
-            log.info(
+            strangers.info(
                 "api.refused", request_id=request_id, service=plan.service, operation=name, code=fault.code, reason=text
             )
         data = error.data if isinstance(error, MarramError) else {}

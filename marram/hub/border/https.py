@@ -18,9 +18,10 @@ from marram.hub.border.awsjson import Request, Response
 from marram.hub.slice import Stream
 from marram.kit import metrics
 from marram.kit.clock import Clock
-from marram.kit.log import logger
+from marram.kit.log import Sparing, logger
 
 log = logger(__name__)
+strangers = Sparing(log)
 
 WRITE_S: Final = 60.0
 DRAIN_S: Final = 10.0
@@ -416,7 +417,7 @@ class HttpConnection(asyncio.Protocol):
         """Answer a request that was not understood, and close."""
         if status in (400, 431):
             _refused.inc(reason="malformed")
-        log.info("http.refused", status=status, reason=text, source=self._address)
+        strangers.info("http.refused", status=status, reason=text, source=self._address)
         if self._busy:
             if self._stream is not None:
                 self._stream.fail(Invalid(text))

@@ -32,10 +32,11 @@ from marram.hub.broker.session import MAX_PAYLOAD, MAX_PENDING_BYTES, Link
 from marram.hub.identity.service import Identity, Subject
 from marram.kit import metrics
 from marram.kit.clock import Clock, Entropy, uuid4
-from marram.kit.log import logger
+from marram.kit.log import Sparing, logger
 from marram.kit.net import Deadlines, PeerInfo
 
 log = logger(__name__)
+strangers = Sparing(log)
 
 CONNECT_S: Final = 10.0
 LINGER_S: Final = 5.0  # for a peer to read what was written before the end
@@ -217,7 +218,7 @@ class Connection(asyncio.Protocol):
             subject = self._subject(self._peer)
         except Unauthenticated as exc:
             _accepted.inc(outcome="unauthenticated")
-            log.info("mqtt.unauthenticated", address=self._address, reason=exc.message)
+            strangers.info("mqtt.unauthenticated", address=self._address, reason=exc.message)
             transport.close()
             self._is_lost = True
             return
@@ -379,7 +380,7 @@ class Connection(asyncio.Protocol):
             self._attach(link, packet, client_id)
         except Refused as exc:
             _accepted.inc(outcome="refused")
-            log.info("mqtt.connect_refused", client=client_id[:128], address=self._address, reason=str(exc))
+            strangers.info("mqtt.connect_refused", client=client_id[:128], address=self._address, reason=str(exc))
             if exc.reason == packets.NOT_AUTHORIZED:
                 self._door.broker.connect_failed(link.subject, client_id, self._address)
             if packet.version == V5:
@@ -522,7 +523,7 @@ class Connection(asyncio.Protocol):
         assert link is not None
         if not self._was_attached:
             _accepted.inc(outcome="malformed")
-            log.info("mqtt.not_accepted", address=self._address, reason=error.message)
+            strangers.info("mqtt.not_accepted", address=self._address, reason=error.message)
             if error.reason == packets.UNSUPPORTED_VERSION:
                 link.send(v311.encode(Connack(packets.V311_BAD_VERSION)))
                 link.flush()

@@ -14,10 +14,11 @@ from marram.core.websocket import Closed, Data, Ping
 from marram.hub.border import intent
 from marram.hub.border.awsjson import Request, Response
 from marram.kit import metrics
-from marram.kit.log import logger
+from marram.kit.log import Sparing, logger
 from marram.kit.net import PeerInfo, Transport
 
 log = logger(__name__)
+strangers = Sparing(log)
 
 PATH: Final = "/mqtt"
 SUBPROTOCOL: Final = "mqtt"
@@ -89,7 +90,7 @@ class WebSocket(asyncio.Protocol):
         try:
             events = reader.receive(data)
         except websocket.Broken as error:
-            log.info("websocket.broken", address=transport.peer.address[0], reason=error.message)
+            strangers.info("websocket.broken", address=transport.peer.address[0], reason=error.message)
             self._end(transport, error.close, "broken")
             inner.not_understood(error.message)
             return
