@@ -12,7 +12,7 @@ from typing import Final, cast
 from marram.core import arn, codec, semver
 from marram.core.codec import JsonObject, JsonValue
 from marram.core.errors import Conflict, Invalid, NotFound, Unsupported
-from marram.core.jobs import Status
+from marram.core.jobs import JobStatus, Status
 from marram.hub.greengrass import store
 from marram.hub.greengrass.store import Canary, Deployment
 from marram.hub.jobs.service import Jobs, Target
@@ -56,6 +56,7 @@ class Deployments:
         """
         target = self._target(str(request["targetArn"]))
         _refuse_unsupported(request)
+        self._jobs.check_config(_object(request.get("iotJobConfiguration")))
         components = _components(request)
 
         asked = codec.canonical(request)
@@ -283,13 +284,19 @@ class Deployments:
         kind, _, target_name = target.partition("/")
         self._jobs.create(
             tx, job, namespace=NAMESPACE, document=document, things=(), targets=[Target(kind, target_name)],
-            continuous=kind == "thinggroup", description=name,
+            continuous=kind == "thinggroup", description=name, config=_object(request.get("iotJobConfiguration")),
         )  # fmt: skip
         return deployment
 
     def _settled(self, tx: Tx, found: Deployment) -> Deployment:
-        """COMPLETED and FAILED are read off the executions of a deployment to a thing; one to a group stays ACTIVE, as AWS."""
-        if found.status != store.ACTIVE or not found.target.startswith("thing/"):
+        """CANCELED is read off the job; COMPLETED and FAILED off the executions of a deployment to a thing. One to a group
+        stays ACTIVE, as AWS."""
+        if found.status != store.ACTIVE:
+            return found
+        job = self._jobs.job(tx, found.job)
+        if job is not None and job.status is JobStatus.CANCELED:  # by its abort criteria, or by CancelJob
+            return _with_status(found, store.CANCELED)
+        if not found.target.startswith("thing/"):
             return found
         statuses = [item.status for item in self._jobs.executions(tx, found.job)]
         if not statuses or any(status in {Status.QUEUED, Status.IN_PROGRESS} for status in statuses):
@@ -363,10 +370,9 @@ def _components(request: JsonObject) -> dict[str, JsonObject]:
 
 def _refuse_unsupported(request: JsonObject) -> None:
     """What our cores would not obey is refused by its name when it asks for something else than AWS's default."""
-    for name in ("iotJobConfiguration", "parentTargetArn", "tags"):
+    for name in ("parentTargetArn", "tags"):
         if request.get(name):
-            hint = " (a canary is greengrass/CreateCanaryDeployment)" if name == "iotJobConfiguration" else ""
-            raise Unsupported(f"{name} is not supported here: leave it out{hint}")
+            raise Unsupported(f"{name} is not supported here: leave it out")
     policies = _object(request.get("deploymentPolicies"))
     update = _object(policies.get("componentUpdatePolicy"))
     waits = update.get("action", NOTIFY) == NOTIFY and update.get("timeoutInSeconds", NOTIFY_S) != NOTIFY_S

@@ -42,7 +42,7 @@ class Rolling:
             self._executions.delete_some(tx, job)
         elif job.cancel_after is not None:
             self._executions.cancel_some(tx, job)
-        elif job.status in ACTIVE and not job.driven:
+        elif job.status in ACTIVE and (job.waiting or not job.driven):
             self._active(tx, job)
         else:
             self._executions.later(tx, job.id, None)

@@ -100,11 +100,18 @@ class Jobs:
         settings.parse(config)
 
     def extend(self, tx: Tx, job: str, things: Iterable[str]) -> None:
-        """Add executions for things that have none; a job that has ended takes no more."""
+        """Add executions for things that have none, at the job's pace if it was given one; an ended job takes no more."""
         found = store.job(tx, job)
-        if found is not None and found.status is JobStatus.IN_PROGRESS:
-            for thing in sorted(set(things)):
-                self._executions.queue(tx, found, thing)
+        if found is None or found.status is not JobStatus.IN_PROGRESS:
+            return
+        names = sorted(set(things))
+        if settings.read(found.config).paced:
+            new = [name for name in names if store_executions.one(tx, job, name) is None]
+            store.add_waiting(tx, job, new)
+            self._executions.later(tx, job, tx.now_ms)
+            names = sorted(set(names).difference(new))
+        for thing in names:
+            self._executions.queue(tx, found, thing)
 
     def cancel(self, tx: Tx, job: str, reason: str) -> None:
         """End the job: what is queued is canceled; what a device has begun may still report. A job unknown is fine."""

@@ -27,6 +27,7 @@ KEPT: Final = (
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     pace: Pace = field(default_factory=Pace)
+    paced: bool = False  # the pace was asked for
     abort: tuple[Criterion, ...] = ()
     timeout_ms: int | None = None
     retries: Retries = field(default_factory=Retries)
@@ -40,6 +41,7 @@ def parse(config: Mapping[str, Any]) -> Settings:
     presigned: Mapping[str, Any] = config.get("presignedUrlConfig") or {}
     return Settings(
         pace=_pace(config.get("jobExecutionsRolloutConfig")),
+        paced=bool(config.get("jobExecutionsRolloutConfig")),
         abort=_abort(config.get("abortConfig")),
         timeout_ms=_timeout(config.get("timeoutConfig")),
         retries=_retries(config.get("jobExecutionsRetryConfig")),

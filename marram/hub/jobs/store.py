@@ -120,7 +120,9 @@ _FLAGS: Final = frozenset({"driven", "forced", "stopped", "spread"})
 def insert_job(tx: Tx, job: Job, document: bytes) -> None:
     """`seq` is given here. Raises AlreadyExists."""
     last = tx.one("SELECT max(seq) FROM job")
-    values = {name: getattr(job, name) for name in _COLUMNS} | {"seq": (int(last[0] or 0) if last is not None else 0) + 1}
+    values = {name: getattr(job, name) for name in _COLUMNS} | {
+        "seq": (int(last[0] or 0) if last is not None else 0) + 1
+    }
     names = ", ".join([*_COLUMNS, "document"])
     marks = ", ".join("?" * (len(_COLUMNS) + 1))
     tx.execute(

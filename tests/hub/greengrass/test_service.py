@@ -136,7 +136,6 @@ async def test_resolve_takes_the_newest_that_fits(world: World) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        pytest.param({"iotJobConfiguration": {"jobExecutionsRolloutConfig": {}}}, "iotJobConfiguration", id="pace"),
         pytest.param({"parentTargetArn": "arn:x"}, "parentTargetArn", id="sub-deployment"),
         pytest.param({"tags": {"a": "b"}}, "tags", id="tags"),
         pytest.param(
@@ -257,6 +256,35 @@ async def test_who_joins_gets_what_is_in_force_and_who_leaves_loses_what_waits(w
     assert await world.executions(made) == {"c1": "REMOVED", "c2": "QUEUED", "c3": "QUEUED", "c4": "QUEUED"}
 
 
+async def test_a_deployment_has_the_pace_the_abort_and_the_timeout_of_a_job(world: World) -> None:
+    await world.greengrass.components.create(recipe("1.0.0"))
+    criterion = {"failureType": "ALL", "action": "CANCEL", "thresholdPercentage": 50.0, "minNumberOfExecutedThings": 1}
+    wanted = {
+        "jobExecutionsRolloutConfig": {"maximumPerMinute": 1},
+        "abortConfig": {"criteriaList": [criterion]},
+        "timeoutConfig": {"inProgressTimeoutInMinutes": 5},
+    }
+    components = {"com.example.Hello": {"componentVersion": "1.0.0"}}
+    request: dict[str, Any] = {"targetArn": world.group("line"), "components": components}
+    with pytest.raises(Invalid, match="10080"):
+        bad = {"timeoutConfig": {"inProgressTimeoutInMinutes": 0}}
+        await world.greengrass.deployments.create(request | {"iotJobConfiguration": bad})
+    made, _ = await world.greengrass.deployments.create(request | {"iotJobConfiguration": wanted})
+    await world.jobs.work_off()
+    assert await world.executions(made.id) == {"c1": "QUEUED"}
+    world.clock.advance(60_000)
+    await world.jobs.work_off()
+    assert await world.executions(made.id) == {"c1": "QUEUED", "c2": "QUEUED"}
+    await world.jobs.device.start_next("c1", "namespace-aws-gg-deployment", None, None)
+    world.clock.advance(6 * 60_000)
+    await world.jobs.work_off()
+    assert (await world.executions(made.id))["c1"] == "TIMED_OUT"
+    assert (await world.executions(made.id))["c2"] == "CANCELED"
+    assert (await world.greengrass.deployments.get(made.id))[0].status == "CANCELED"
+    described = world.jobs.control.get(made.job)
+    assert (described.job.status, described.targets[0].name) == ("CANCELED", "line")
+
+
 async def canary_world(world: World) -> tuple[str, str]:
     for version in ("1.0.0", "2.0.0"):
         await world.greengrass.components.create(recipe(version))
@@ -306,7 +334,9 @@ async def test_a_canary_that_breaks_while_baking_gets_the_old_version_back(world
     assert await world.greengrass.deployments.watch_canaries() == [second]
     again = world.jobs.device.next("c1", "namespace-aws-gg-deployment")
     assert again is not None
-    assert json.loads(world.jobs.device.document(again.job))["components"] == {"com.example.Hello": {"version": "1.0.0"}}
+    assert json.loads(world.jobs.device.document(again.job))["components"] == {
+        "com.example.Hello": {"version": "1.0.0"}
+    }
     assert world.jobs.device.next("c2", "namespace-aws-gg-deployment") is None
 
 

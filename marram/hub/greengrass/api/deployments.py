@@ -73,7 +73,7 @@ async def get_deployment(service: Greengrass, call: Call, params: Params) -> Res
         "components": request.get("components") or {},
         "deploymentPolicies": request.get("deploymentPolicies")
         or {"failureHandlingPolicy": found.document["failureHandlingPolicy"]},
-        "iotJobConfiguration": {},
+        "iotJobConfiguration": request.get("iotJobConfiguration") or {},
         "tags": {},
     }
 
