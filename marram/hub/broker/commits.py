@@ -125,7 +125,7 @@ class Commits:
         if entry.sessions is not None:
             for session in entry.sessions:
                 session.joining -= 1
-                session.queue.append(offset)
+                session.enqueue(offset)
                 self._queued(session)
             entry.sessions = None
         if entry.ack is not None:

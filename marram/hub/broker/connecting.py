@@ -332,7 +332,7 @@ class Connecting:
 
     def _discard(self, session: Session) -> None:
         self._subscribing.forget(session)
-        session.queue.clear()
+        session.fill([])
         session.window.clear()
         self._feeding.forget(session)
         self._unindex(session)

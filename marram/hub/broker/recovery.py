@@ -113,7 +113,7 @@ class Replay:
             for item in filters:
                 assert isinstance(item, list)
                 _subscribe(session, item)
-            session.queue.extend(int(offset) for offset in queue if isinstance(offset, int))
+            session.fill([offset for offset in queue if isinstance(offset, int)])
         except (KeyError, ValueError, AssertionError) as exc:
             raise Corrupt(f"the stored session of client {client_id} cannot be read") from exc
         session.expires_ms = expires_ms or self._now_ms + session.expiry_s * 1000
@@ -127,7 +127,7 @@ class Replay:
         for client_id in _list(meta.get("s")):
             session = self.sessions.get(str(client_id))
             if session is not None and offset >= self._complete.get(session.client_id, 0):
-                session.queue.append(offset)
+                session.enqueue(offset)
 
     def change(self, offset: int, meta: JsonObject) -> None:
         for change in _list(meta.get("o")):
@@ -142,8 +142,7 @@ class Replay:
             acked = self._acked.get(client_id, set())
             if acked or len(session.queue) > self._limit:
                 left = [offset for offset in session.queue if offset not in acked]
-                session.queue.clear()
-                session.queue.extend(left[: self._limit])
+                session.fill(left[: self._limit])
 
     def _apply(self, kind: str, client_id: str, rest: list[JsonValue]) -> None:
         session = self.sessions.get(client_id)

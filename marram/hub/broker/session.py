@@ -28,6 +28,7 @@ MAX_PENDING_BYTES: Final = 1 << 20
 MAX_ROUTES: Final = 1024  # topics a connection has a verdict for
 MAX_MEMORY: Final = 1000
 MAX_MEMORY_BYTES: Final = 1 << 20
+NOTHING_QUEUED: Final[deque[int]] = deque((), 0)  # of everybody who has none: an empty deque of its own is 760 bytes
 PUBACK: Final = b"\x40\x02"
 ALIAS: Final = b"\x23"  # MQTT 5.0, 2.2.2.2
 ALIAS_BYTES: Final = 3
@@ -447,7 +448,9 @@ class Session:
         self.subscriptions: dict[str, Subscription] = {}
         self.link: Link | None = None
         self.window: Window[Waiting] = Window(MAX_IN_FLIGHT)  # until its first connection
-        self.queue: deque[int] = deque()  # offsets to send, oldest first
+        self.queue = (
+            NOTHING_QUEUED  # offsets to send, oldest first; changed by `enqueue`, `fill`, and by taking from it
+        )
         self.limit = 0  # of the queue
         self.joining = 0  # messages of this tick that will join the queue
         self.memory: deque[Message] | None = None  # made when it is needed: an empty one is 700 bytes
@@ -517,6 +520,16 @@ class Session:
         entry.sessions.append(self)
         self.joining += 1
 
+    def enqueue(self, offset: int) -> None:
+        """Behind all that waits."""
+        if self.queue is NOTHING_QUEUED:
+            self.queue = deque()
+        self.queue.append(offset)
+
+    def fill(self, offsets: list[int]) -> None:
+        """These wait, in this order, and nothing else."""
+        self.queue = deque(offsets) if offsets else NOTHING_QUEUED
+
     def lend(self, message: Message, lent: Lent) -> None:
         """A message of a shared subscription; there is room."""
         assert self.link is not None
@@ -562,8 +575,8 @@ class Session:
     def requeue(self) -> None:
         """The connection is gone: what it did not acknowledge is sent again."""
         unacked = self.unacknowledged()
-        unacked.reverse()
-        self.queue.extendleft(unacked)
+        if unacked:
+            self.fill([*unacked, *self.queue])
         for waiting in self.window.values():
             if isinstance(waiting, Asked):
                 waiting.done(False)

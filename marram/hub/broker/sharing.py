@@ -76,8 +76,7 @@ class Sharing:
         for store, offsets in back.items():
             offsets += store.queue
             offsets.sort()
-            store.queue.clear()
-            store.queue.extend(offsets)
+            store.fill(offsets)
             self._feeding.queued(store)
 
     # messages
@@ -147,7 +146,7 @@ class Sharing:
     def _drop(self, store: Session) -> None:
         self.stores.pop(store.client_id, None)
         self._feeding.forget(store)
-        store.queue.clear()
+        store.fill([])
         store.lent = None
         store.group = None
         if store.is_noted:
