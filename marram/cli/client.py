@@ -219,8 +219,8 @@ def _flat(prefix: str, value: object) -> dict[str, str]:
 
 def _answer(data: bytes, operation: str) -> dict[str, Any]:
     result = ElementTree.fromstring(data).find(f"{{*}}{operation}Result")  # noqa: S314 - the hub's own answer
-    found = _plain(result) if result is not None else {}
-    return found if isinstance(found, dict) else {}
+    found: object = _plain(result) if result is not None else {}
+    return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
 
 
 def _plain(element: ElementTree.Element) -> Any:

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from marram.cli.main import DONE, print_json, table
 from marram.core.errors import Invalid
@@ -17,6 +17,12 @@ INLINE: Final = "own"  # the inline policy that the command line writes
 Verb = Callable[[argparse.Namespace], int]
 
 
+class Verbs(Protocol):
+    """What argparse's add_subparsers gives."""
+
+    def add_parser(self, name: str, *, help: str, epilog: str) -> argparse.ArgumentParser: ...
+
+
 def api(given: argparse.Namespace) -> "Api":
     from marram.cli import client
 
@@ -24,7 +30,7 @@ def api(given: argparse.Namespace) -> "Api":
 
 
 def add(
-    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    verbs: Verbs,
     kind: str,
     name: str,
     help: str,
@@ -41,7 +47,7 @@ def add(
     return parser
 
 
-def add_common(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", kind: str) -> None:
+def add_common(verbs: Verbs, kind: str) -> None:
     """list, attach, detach, delete."""
     title = kind.title()
     add(verbs, kind, "list", f"all {kind}s with their policies", partial(_list, title=title), "")
@@ -79,8 +85,8 @@ def policy_arn(text: str) -> str:
 
 
 def rows(answer: dict[str, Any], member: str) -> list[Any]:
-    found = answer.get(member)
-    return found if isinstance(found, list) else []
+    found: object = answer.get(member)
+    return cast("list[Any]", found) if isinstance(found, list) else []
 
 
 def every(calls: "Api", operation: str, member: str, request: dict[str, object] | None = None) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """`marram key`: access keys of users."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from marram.cli.main import DONE, WrongUsage, command, print_json, table
@@ -38,8 +39,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for verb, run in (
         (create, _create),
         (listing, _list),
-        (deactivate, lambda given: _set(given, "Inactive")),
-        (activate, lambda given: _set(given, "Active")),
+        (deactivate, partial(_set, status="Inactive")),
+        (activate, partial(_set, status="Active")),
         (delete, _delete),
     ):
         verb.add_argument("--data", type=Path, required=True, metavar="DIR")
@@ -50,21 +51,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def _create(given: argparse.Namespace) -> int:
     from marram.cli import client
 
-    if given.user is not None and (given.name is not None or given.policy is not None):
+    user: str | None = given.user
+    name: str | None = given.name
+    policy: Path | None = given.policy
+    if user is not None and (name is not None or policy is not None):
         raise WrongUsage("marram key create: --user takes a user that is there; --name and --policy make one")
-    if given.user is None and (given.name is None or given.policy is None):
+    if user is None and (name is None or policy is None):
         raise WrongUsage("marram key create: needs --name and --policy for a new user, or --user for one that is there")
     api = client.Api.from_data(given.data)
-    if given.user is not None:
-        made = api.call("iam", "CreateAccessKey", {"UserName": given.user})["AccessKey"]
+    if user is not None:
+        made = api.call("iam", "CreateAccessKey", {"UserName": user})["AccessKey"]
         answer = {
             "name": made["UserName"],
             "accessKeyId": made["AccessKeyId"],
             "secretAccessKey": made["SecretAccessKey"],
         }
     else:
-        policy = disk.read(given.policy, limit=1 << 16).decode()
-        answer = api.marram("identity/CreateKey", {"name": given.name, "policy": policy})
+        assert policy is not None
+        text = disk.read(policy, limit=1 << 16).decode()
+        answer = api.marram("identity/CreateKey", {"name": name, "policy": text})
     if given.json:
         print_json(answer)
     else:
