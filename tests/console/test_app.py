@@ -233,3 +233,55 @@ async def test_a_part_that_cannot_be_read_is_named_and_the_others_are_there(
     page = await signed_in("GET", "/")
     assert page.status == 200
     assert str(error) in page.body
+
+
+SCRIPTS = [
+    pytest.param("<script>alert(1)</script>", id="element"),
+    pytest.param('"><img src=x onerror=alert(1)>', id="attribute"),
+    pytest.param("'><svg/onload=alert(1)>", id="single quote"),
+    pytest.param("</title></main><script>alert(1)</script>", id="end tags"),
+    pytest.param("{{7*7}}${7*7}", id="template"),
+]
+
+
+def hostile(hub: Any, text: str) -> None:
+    """Every text that a device, a recipe's author or a model's author chooses."""
+    hub.answers["coreDevices"] = {
+        "coreDevices": [{"coreDeviceThingName": "box-1", "status": text, "platform": text, "architecture": text}]
+    }
+    hub.answers["coreDevices/box-1/installedComponents"] = {
+        "installedComponents": [{"componentName": text, "componentVersion": text, "lifecycleState": text}]
+    }
+    hub.answers["timeseries/Latest"] = {
+        "rows": [{"series": text, "time_ms": T0, "dimensions": {text: text}, "fields": {text: text}}]
+    }
+    made = version(1, (0.5, 0.1), status=text, reasons=[text])
+    hub.answers["models/ListModelVersions"] = {"versions": [{**made, "name": text}]}
+
+
+@pytest.mark.parametrize("text", SCRIPTS)
+async def test_t17_what_devices_and_authors_write_is_text(signed_in: Any, hub: Any, text: str) -> None:
+    plain = (await signed_in("GET", "/")).body
+    hostile(hub, text)
+    answer = await signed_in("GET", "/")
+    for mark in ("<script>alert", "<img", "<svg", "</title></main>"):
+        assert mark not in answer.body
+    assert answer.body.count("<script") == plain.count("<script")
+    assert "49" not in words(answer.body).replace(str(T0), "") if "7*7" in text else "alert" in answer.body
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'self'" in policy and "unsafe" not in policy and "object-src 'none'" in policy
+    twin = await signed_in("GET", "/status.json")
+    assert twin.headers["content-type"].startswith("application/json")
+    assert twin.headers["x-content-type-options"] == "nosniff"
+
+
+async def test_t17_is_found_on_pages_that_do_not_escape(
+    browser: Any, hub: Any, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from marram.console import app as console_app
+
+    monkeypatch.setattr(console_app, "select_autoescape", lambda **_: False)
+    open_pages = type(browser)(console_app.Console(hub, clock).app())
+    assert (await open_pages("GET", "/login?token=good")).status == 303
+    hostile(hub, "<script>alert(1)</script>")
+    assert "<script>alert(1)</script>" in (await open_pages("GET", "/")).body

@@ -106,14 +106,14 @@ async def test_a_chain_that_nobody_touched_is_whole_in_parts_too(log: Log, monke
         ),
     ],
 )  # fmt: skip
-async def test_verify_notices(log: Log, sql: str, params: tuple[object, ...], says: str) -> None:
+async def test_t31_verify_notices(log: Log, sql: str, params: tuple[object, ...], says: str) -> None:
     await log.act(count=5)
     await log.audit.publish_head()
     log.edit(sql, *params)
     assert says in str(await log.problem())
 
 
-async def test_a_chain_rewritten_without_the_key_does_not_hold(log: Log) -> None:
+async def test_t31_a_chain_rewritten_without_the_key_does_not_hold(log: Log) -> None:
     await log.act(count=3)
     forger = Audit(log.db, key=b"x" * 32, folder=log.folder / "audit")
     log.edit("DELETE FROM audit")
@@ -123,7 +123,7 @@ async def test_a_chain_rewritten_without_the_key_does_not_hold(log: Log) -> None
     assert "act 1 was changed" in str(await log.problem())
 
 
-async def test_a_chain_cut_and_grown_again_differs_from_the_second_file(log: Log) -> None:
+async def test_t31_a_chain_cut_and_grown_again_differs_from_the_second_file(log: Log) -> None:
     await log.act(count=5)
     await log.audit.publish_head()
     log.edit("DELETE FROM audit WHERE seq > 3")
