@@ -5,7 +5,7 @@ a crash goes by `tx.emit` into the outbox instead, and leaves here, once, in ord
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol, TypeVar
 
 from marram.kit.log import logger
@@ -39,9 +39,14 @@ class OutboxStore(Protocol):
 
 
 class Outbox:
-    """Hands emitted rows to `publish(row_id, topic, body)` in order and deletes them once it returned."""
+    """Hands emitted rows (id, topic, body), in order and many at once, to `publish`, and deletes them when it returned.
 
-    def __init__(self, store: OutboxStore, publish: Callable[[int, str, bytes], Awaitable[None]]) -> None:
+    When it raises, they are given again: whoever publishes them knows by their ids which it has had.
+    """
+
+    def __init__(
+        self, store: OutboxStore, publish: Callable[[Iterable[tuple[int, str, bytes]]], Awaitable[None]]
+    ) -> None:
         self._store, self._publish = store, publish
         self._wake = asyncio.Event()
         self._wake.set()  # rows of before the start
@@ -52,6 +57,5 @@ class Outbox:
             await self._wake.wait()
             self._wake.clear()
             while rows := self._store.outbox_pending(256):
-                for row_id, topic, body, _created_ms in rows:
-                    await self._publish(row_id, topic, body)
+                await self._publish([row[:3] for row in rows])
                 await self._store.outbox_done(rows[-1][0])

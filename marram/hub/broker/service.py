@@ -7,7 +7,8 @@ Links are the door's (border/mqtt).
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from marram.core import topic as topics
@@ -53,6 +54,18 @@ log = logger(__name__)
 MAX_HOPS: Final = 10
 
 _published: Final = metrics.gauge("marram_mqtt_published_total", "Messages that clients published").labels()
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A publish of the process that waits for its acknowledgement."""
+
+    done: "asyncio.Future[MarramError | None]"
+    topic: str
+    payload: bytes
+    subject: Subject
+    client_id: str
+    is_handled: bool
 
 
 class Broker:
@@ -186,6 +199,28 @@ class Broker:
         Raises Invalid for the topic, LimitExceeded for the payload or the hops, Denied for a reserved topic that nobody
         handles (with a subject only), Unavailable when it could not be written.
         """
+        begun = self._begin(topic, payload, qos, retain, subject, origin, properties, labels, hops)
+        if begun is None:
+            return  # appended in the last life
+        self.tick.flush()
+        failed = await begun.done
+        if failed is not None:
+            raise _not_stored(failed)
+        await self._handled(begun)
+
+    def _begin(
+        self,
+        topic: str,
+        payload: bytes,
+        qos: int,
+        retain: bool,
+        subject: Subject | None,
+        origin: Origin | None,
+        properties: Mapping[str, object] | None = None,
+        labels: frozenset[str] = frozenset(),
+        hops: int = 0,
+    ) -> "_Begun | None":
+        """Deliver it and hand it to the next append; None when the origin was met before."""
         topics.check_name(topic)
         if len(payload) > MAX_PAYLOAD:
             raise LimitExceeded(f"payload of {len(payload)} bytes; the limit is {MAX_PAYLOAD}", limit=MAX_PAYLOAD)
@@ -202,7 +237,7 @@ class Broker:
         entry = Entry()
         is_outbox = origin is not None and origin.source == "outbox"
         if origin is not None and is_outbox and not self._commits.accept("outbox", origin.position, entry):
-            return  # appended in the last life
+            return None
         future: asyncio.Future[MarramError | None] = asyncio.get_running_loop().create_future()
         ack = Ack(None, 0, 1)
         ack.done = Awaited(future)
@@ -219,20 +254,31 @@ class Broker:
         if retain:
             self._delivery.retain(message, ack)
         self._acks.settled(ack, None)  # the one that was counted for ourselves
-        self.tick.flush()
-        failed = await future
-        if failed is not None:
-            kind = type(failed) if isinstance(failed, Unavailable) else Unavailable
-            raise kind(f"the message was not stored: {failed.message}")
-        if match.is_reserved:
-            await self._reserved.handle(topic, payload, subject or self._identity.internal, client_id)
+        is_handled = match.is_reserved
+        return _Begun(future, topic, payload, subject or self._identity.internal, client_id, is_handled)
 
-    async def publish_outbox(self, row_id: int, topic: str, body: bytes) -> None:
-        """A row of the outbox, in order. Raises Unavailable: it is given again."""
-        try:
-            await self.publish(topic, body, qos=1, origin=Origin("outbox", row_id, 0))
-        except Invalid as exc:
-            log.error("broker.outbox_refused", row=row_id, topic=topic[:300], reason=exc.message)
+    async def _handled(self, begun: "_Begun") -> None:
+        if begun.is_handled:
+            await self._reserved.handle(begun.topic, begun.payload, begun.subject, begun.client_id)
+
+    async def publish_outbox(self, rows: Iterable[tuple[int, str, bytes]]) -> None:
+        """Rows (id, topic, body) of the outbox, in order, in one append. Raises Unavailable: they are given again, and those
+        that made it are not published twice: what is void is void to the end, and the highest row accepted falls back."""
+        waiting: list[_Begun] = []
+        for row_id, topic, body in rows:
+            try:
+                begun = self._begin(topic, body, 1, False, None, Origin("outbox", row_id, 0))
+            except (Invalid, LimitExceeded) as exc:
+                log.error("broker.outbox_refused", row=row_id, topic=topic[:300], reason=exc.message)
+                continue
+            if begun is not None:
+                waiting.append(begun)
+        self.tick.flush()
+        failures = [failed for begun in waiting if (failed := await begun.done) is not None]
+        if failures:
+            raise _not_stored(failures[0])
+        for begun in waiting:
+            await self._handled(begun)
 
     def answer(self, client_id: str, principal: str, topic: str, payload: bytes) -> bool:
         """A reply for one connected client, which `principal` must be: when it subscribes to the topic and may receive it.
@@ -379,3 +425,8 @@ def _covers(text: str, topic: str) -> bool:
     """Whether a subscription's filter, `$share` or not, covers the topic."""
     share = topics.parse_share(text)
     return topics.matches(share[1] if share is not None else text, topic)
+
+
+def _not_stored(failed: MarramError) -> Unavailable:
+    kind = type(failed) if isinstance(failed, Unavailable) else Unavailable
+    return kind(f"the message was not stored: {failed.message}")

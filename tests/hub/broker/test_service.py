@@ -279,9 +279,9 @@ async def test_publishing_in_the_process(world) -> None:
         {"c": "", "p": "marram", "q": 1, "n": ["rules"], "o": ["rules", 7, 0], "h": 2}
     ]
     assert (await sub.message()).payload == b"1"
-    await world.broker.publish_outbox(1, "$aws/things/t/x", b"2")
+    await world.broker.publish_outbox([(1, "$aws/things/t/x", b"2")])
     assert (await sub.message()).payload == b"2"
-    await world.broker.publish_outbox(1, "$aws/things/t/x", b"2")
+    await world.broker.publish_outbox([(1, "$aws/things/t/x", b"2")])
     with pytest.raises(LimitExceeded):
         await world.broker.publish("a", b"", hops=11)
     with pytest.raises(LimitExceeded):
