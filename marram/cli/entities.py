@@ -1,7 +1,7 @@
 """What `marram user` and `marram role` have in common: listing, managed policies, deleting with all that hangs on it."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
@@ -86,7 +86,7 @@ def policy_arn(text: str) -> str:
 
 def rows(answer: dict[str, Any], member: str) -> list[Any]:
     found: object = answer.get(member)
-    return cast("list[Any]", found) if isinstance(found, list) else []
+    return list(cast("Sequence[Any]", found)) if isinstance(found, list) else []
 
 
 def every(calls: "Api", operation: str, member: str, request: dict[str, object] | None = None) -> list[dict[str, Any]]:

@@ -131,9 +131,9 @@ class Keys:
         used_ms, service = self._used.get(key_id, (row.used_ms, row.used_service))
         return owner, replace(row, used_ms=used_ms, used_service=service)
 
-    def used(self, key_id: str, service: str) -> None:
+    def used(self, access_key_id: str, service: str) -> None:
         """A request was signed with it. Kept in memory until `flush`: after a crash the last minute is not known."""
-        self._used[key_id] = (self._base.clock.wall_ms(), service)
+        self._used[access_key_id] = (self._base.clock.wall_ms(), service)
 
     async def flush(self) -> None:
         """Write when keys were used last."""
