@@ -2,7 +2,8 @@
 
 1,000 things, 256 writers at once, a device that reports one leaf of a document of some 300 bytes. `update`: the slice alone;
 `update_and_tell`: with accepted and documents (and a delta in every second update) going out through the broker, which nobody
-hears. The ratio is against the bare rows of an update (document, three messages) in the same database with as many writers.
+hears; `update_and_keep`: with a rule on documents, so that each goes through the journal too. The ratios are against the bare
+rows of an update (document, three messages) in the same database with as many writers.
 """
 
 import asyncio
@@ -34,7 +35,7 @@ def main() -> dict[str, float]:
 
 async def _main() -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="marram-bench-") as name:
-        async with _parts(Path(name)) as (db, shadows, outbox):
+        async with _parts(Path(name)) as (db, shadows, broker, outbox):
             for at in range(THINGS):
                 state = {"desired": DESIRED, "reported": DESIRED}
                 await shadows.update(f"t{at}", "", json.dumps({"state": state}).encode())
@@ -44,6 +45,8 @@ async def _main() -> dict[str, float]:
             async with asyncio.TaskGroup() as group:
                 running = group.create_task(outbox.run(), name="outbox")
                 told = await _rate(lambda at: _update(shadows, at), drained=lambda: _drained(db))
+                broker.add_consumer("rules", lambda topic: topic.endswith("/documents"))
+                kept = await _rate(lambda at: _update(shadows, at), drained=lambda: _drained(db))
                 running.cancel()
     return {
         "bare_rows_per_s": bare,
@@ -51,6 +54,8 @@ async def _main() -> dict[str, float]:
         "update_ratio": alone / bare,
         "update_and_tell_per_s": told,
         "update_and_tell_ratio": told / bare,
+        "update_and_keep_per_s": kept,
+        "update_and_keep_ratio": kept / bare,
     }
 
 
@@ -108,7 +113,7 @@ async def _drained(db: Db) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _parts(folder: Path) -> AsyncIterator[tuple[Db, Shadows, Outbox]]:
+async def _parts(folder: Path) -> AsyncIterator[tuple[Db, Shadows, Broker, Outbox]]:
     clock, entropy, bus = SystemClock(), SystemEntropy(), Bus()
     (folder / "pki").mkdir()
     with (
@@ -120,7 +125,7 @@ async def _parts(folder: Path) -> AsyncIterator[tuple[Db, Shadows, Outbox]]:
         broker = Broker(journal=journal, db=db, identity=identity, clock=clock, entropy=entropy, bus=bus)
         await broker.start()
         try:
-            yield db, Shadows(db, bus), Outbox(db, broker.publish_outbox)
+            yield db, Shadows(db, bus), broker, Outbox(db, broker.publish_outbox)
         finally:
             await broker.stop()
 
