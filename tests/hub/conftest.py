@@ -65,7 +65,7 @@ class Hub:
         declared = OPERATIONS[(service, operation)]
         call = Call(
             subject=self.identity.internal, account=ACCOUNT, region=REGION, request_id="r", source_ip="127.0.0.1",
-            now_ms=self.clock.wall_ms(),
+            now_ms=self.clock.wall_ms(), extra={"service": self.services()[declared.slice]},
         )  # fmt: skip
         given = {
             name: PAGES.last(operation, str(value)) if name in TOKENS_IN else value for name, value in params.items()

@@ -146,6 +146,11 @@ class Authorities:
 
         await self._base.db.write(work)
 
+    def bearer_id(self, tx: Tx, authority_id: str) -> str | None:
+        """For tags: of this registration, and of no later one of the same CA."""
+        found = store_authorities.get(tx, authority_id)
+        return str(found.created_ms) if found is not None else None
+
     def uses_template(self, tx: Tx, template: str) -> bool:
         return store_authorities.uses_template(tx, template)
 

@@ -13,12 +13,12 @@ from typing import Final
 from cryptography import x509
 
 from marram.core.errors import MarramError, NotFound
-from marram.core.provisioning import CERTIFICATE_ID, Kind, Template
+from marram.core.provisioning import CERTIFICATE_ID, Kind
 from marram.hub.identity import service as identities
 from marram.hub.identity.service import Authority, Identity
 from marram.hub.provisioning.claims import by_authority
 from marram.hub.provisioning.making import Making, Prepared
-from marram.hub.provisioning.templates import Templates, parse
+from marram.hub.provisioning.templates import InUse, Templates, parse
 from marram.kit import metrics
 from marram.kit.clock import Clock
 from marram.kit.db import Db, Tx
@@ -121,9 +121,9 @@ class Arrivals:
         log.info("provisioning.registered", certificate=certificate_id, authority=authority.id)
 
     async def _provision(self, certificate: x509.Certificate, certificate_id: str, authority: Authority) -> None:
-        template = self._template(authority)
+        use = self._template(authority)
         given = {**identities.certificate_parameters(certificate), CERTIFICATE_ID: certificate_id}
-        prepared: Prepared = self._making.prepare(template, {}, given)
+        prepared: Prepared = self._making.prepare(use.template, {}, given, role=use.role)
 
         def work(tx: Tx) -> str | None:
             self._still_open(tx, authority)
@@ -138,11 +138,11 @@ class Arrivals:
         by_authority.inc()
         log.info("provisioning.by_authority", thing=thing, certificate=certificate_id, authority=authority.id)
 
-    def _template(self, authority: Authority) -> Template:
+    def _template(self, authority: Authority) -> InUse:
         if authority.template_name is not None:
-            return self._templates.in_use(authority.template_name, Kind.JITP).template
-        assert authority.template_body is not None
-        return parse(authority.template_body, Kind.JITP)
+            return self._templates.in_use(authority.template_name, Kind.JITP)
+        assert authority.template_body is not None and authority.role is not None
+        return InUse(template=parse(authority.template_body, Kind.JITP), role=authority.role)
 
     def _still_open(self, tx: Tx, authority: Authority) -> None:
         now = self._identity.authorities.get(tx, authority.id)

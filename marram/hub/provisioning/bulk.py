@@ -28,6 +28,7 @@ from marram.kit.log import logger
 log = logger(__name__)
 
 BUCKET: Final = "marram-provisioning"
+INPUTS: Final = "inputs/"
 LINES_AT_ONCE: Final = 250
 LINES_A_REPORT: Final = 10_000
 MAX_LINE: Final = 256 << 10
@@ -53,14 +54,14 @@ class Bulk:
     async def start(self, *, template: str, bucket: str, key: str, role: str) -> str:
         """The id of the task. Raises BadTemplate; NotFound for the object; Invalid while another task runs."""
         parse(template, Kind.REGISTRATION)
-        self._identity.check_role(role)
+        self._identity.check_role(role, action="s3:GetObject", resource=f"arn:aws:s3:::{bucket}/{key}")
         try:
             stored = await self._objects.stat(bucket, key)
         except NotFound as exc:
             raise Invalid(f"inputFileBucket, inputFileKey: {exc.message}") from exc
         await self._objects.ensure_bucket(BUCKET)
         task_id = await self._db.write(lambda tx: tx.new_uuid())
-        held = await self._objects.copy(stored, BUCKET, f"{task_id}/input")
+        held = await self._objects.copy(stored, BUCKET, _input(task_id))
 
         def work(tx: Tx) -> None:
             other = store.unfinished(tx)
@@ -109,16 +110,29 @@ class Bulk:
 
     async def run(self) -> None:
         """Works tasks off. Returns when cancelled."""
+        await self.sweep()
         while True:
             await self._wake.wait()
             self._wake.clear()
             while (task := self._db.read_now(store.unfinished)) is not None:
                 await self._work_off(task)
 
+    async def sweep(self) -> None:
+        """Inputs that are held for no task: it ended, or was never recorded, when the last life did."""
+        current = self._db.read_now(store.unfinished)
+        kept = _input(current.id) if current is not None else ""
+        try:
+            found = await self._objects.listing(BUCKET, prefix=INPUTS)
+        except NotFound:
+            return  # no task yet
+        left = [stored.key for stored in found.objects if stored.key != kept]
+        if left:
+            await self._objects.delete(BUCKET, left)
+
     async def _work_off(self, task: Task) -> None:
         try:
             template = parse(task.template, Kind.REGISTRATION)
-            stored = await self._objects.stat(BUCKET, f"{task.id}/input")
+            stored = await self._objects.stat(BUCKET, _input(task.id))
             file = await asyncio.to_thread(self._objects.path(stored).open, "rb")
         except (NotFound, Invalid, Corrupt, OSError) as exc:
             await self._end(task.id, "Failed", f"the input or the template is gone: {exc}")
@@ -236,7 +250,7 @@ class Bulk:
             return present
 
         ended = await self._db.write(work)
-        await self._objects.delete(BUCKET, [f"{task_id}/input"])
+        await self._objects.delete(BUCKET, [_input(task_id)])
         log.info("provisioning.task_ended", task=task_id, status=status, successes=ended.successes,
                  failures=ended.failures)  # fmt: skip
 
@@ -245,6 +259,11 @@ class Bulk:
         if found is None:
             raise NotFound(f"thing registration task {task_id} does not exist")
         return found
+
+
+def _input(task_id: str) -> str:
+    """Where the input of a task is held."""
+    return f"{INPUTS}{task_id}"
 
 
 def _read(file: BinaryIO, position: int, number: int) -> list[Line]:

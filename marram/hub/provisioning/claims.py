@@ -112,7 +112,7 @@ class Claims:
         """(device configuration, thing name). Raises BadToken, NotFound, BadParameters, Conflict, Invalid, LimitExceeded."""
         certificate_id = self._certificate_of(token, asker)
         use = self._templates.in_use(template, Kind.FLEET)
-        prepared = self._making.prepare(use.template, parameters, {CERTIFICATE_ID: certificate_id})
+        prepared = self._making.prepare(use.template, parameters, {CERTIFICATE_ID: certificate_id}, role=use.role)
 
         def work(tx: Tx) -> str | None:
             if not store.is_pending(tx, certificate_id):

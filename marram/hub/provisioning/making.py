@@ -5,15 +5,15 @@ another: a thing that has a certificate is refused to it (our choice; AWS attach
 Not here: what the template means (core/provisioning.py), who may use it (claims.py, arrivals.py, bulk.py).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from cryptography import x509
 
 from marram.core import provisioning
-from marram.core.errors import Conflict, Invalid, NotFound
+from marram.core.errors import Conflict, Denied, Invalid, NotFound
 from marram.core.provisioning import CertificatePlan, Kind, Plan, PolicyPlan, Template, ThingPlan
-from marram.hub.identity.service import Identity, Issued
+from marram.hub.identity.service import Identity, Issued, Subject
 from marram.hub.registry.service import Registry
 from marram.kit.db import Tx
 
@@ -28,6 +28,7 @@ class Prepared:
     issued: Issued | None = None
     foreign: x509.Certificate | None = None
     ca: x509.Certificate | None = None
+    role: Subject | None = None  # who does it; None: an operator, whose right was asked at the door
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +44,14 @@ class Making:
     def __init__(self, identity: Identity, registry: Registry) -> None:
         self._identity, self._registry = identity, registry
 
-    def prepare(self, template: Template, parameters: Mapping[str, str], given: Mapping[str, str]) -> Prepared:
-        """On any thread. Raises BadParameters, BadCertificate, Invalid for a request that cannot be signed."""
+    def prepare(
+        self, template: Template, parameters: Mapping[str, str], given: Mapping[str, str], *, role: str | None = None
+    ) -> Prepared:
+        """On any thread. role: the ARN of the one that the template provisions by.
+
+        Raises BadParameters, BadCertificate, Invalid for a request that cannot be signed, Denied for a role that has gone.
+        """
+        acting = self._acting(role) if role is not None else None
         given = {
             "AWS::Region": self._identity.region,
             "AWS::AccountId": self._identity.account,
@@ -55,9 +62,9 @@ class Making:
         plan = provisioning.evaluate(template, parameters, given, certificate_id="0" * 64)
         wanted = plan.certificate
         if wanted is None:
-            return Prepared(plan=plan, kind=template.kind)
+            return Prepared(plan=plan, kind=template.kind, role=acting)
         if wanted.source == "id":
-            return Prepared(plan=plan, kind=template.kind, certificate_id=wanted.value)
+            return Prepared(plan=plan, kind=template.kind, certificate_id=wanted.value, role=acting)
         issued = foreign = ca = None
         if wanted.source == "csr":
             issued = self._identity.pki.issue_device(wanted.value)
@@ -67,11 +74,20 @@ class Making:
             certificate_id = self._identity.authorities.id_of(foreign)
         plan = provisioning.evaluate(template, parameters, given, certificate_id=certificate_id)
         return Prepared(
-            plan=plan, kind=template.kind, certificate_id=certificate_id, issued=issued, foreign=foreign, ca=ca
+            plan=plan,
+            kind=template.kind,
+            certificate_id=certificate_id,
+            issued=issued,
+            foreign=foreign,
+            ca=ca,
+            role=acting,
         )
 
     def make(self, tx: Tx, prepared: Prepared) -> Made:
-        """Within a transaction. Raises Conflict, NotFound, Invalid, LimitExceeded; then nothing of it may be kept."""
+        """Within a transaction. Raises Conflict, NotFound, Invalid, LimitExceeded; then nothing of it may be kept.
+
+        Raises Denied when the role may not do what the template says.
+        """
         plan, certificate_id = prepared.plan, prepared.certificate_id
         arns: dict[str, str] = {}
         if plan.certificate is not None and certificate_id is not None:
@@ -81,10 +97,11 @@ class Making:
             self._thing(tx, plan.thing, prepared)
             arns[plan.thing.logical] = self._registry.arns.thing(plan.thing.name)
             if certificate_id is not None:
+                self._ask(prepared, "iot:AttachThingPrincipal", arns[plan.thing.logical])
                 self._identity.attach_thing(tx, plan.thing.name, certificate_id)
         for policy in plan.policies:
             assert certificate_id is not None, "a template with policies has a certificate"
-            self._policy(tx, policy, certificate_id)
+            self._policy(tx, policy, prepared, certificate_id)
             arns[policy.logical] = self._identity.policies.arn_of(policy.name)
         return Made(thing=plan.thing.name if plan.thing else None, certificate_id=certificate_id, arns=arns)
 
@@ -107,17 +124,18 @@ class Making:
                 raise _conflict(f"certificate {certificate_id} is {present.status}, and the template says FAIL")
             if wanted.on_status == "DO_NOTHING":
                 return
+        self._ask(prepared, "iot:UpdateCertificate", identity.arn_of(certificate_id))
         identity.set_status_tx(tx, certificate_id, wanted.status)
 
     def _thing(self, tx: Tx, wanted: ThingPlan, prepared: Prepared) -> None:
         registry = self._registry
         present = registry.thing_tx(tx, wanted.name)
         if present is None:
+            self._ask(prepared, "iot:CreateThing", registry.arns.thing(wanted.name))
             registry.create_thing_tx(
                 tx, wanted.name, type_name=wanted.type_name or "", attributes=wanted.attributes or {}
             )
-            for group in wanted.groups or ():
-                registry.add_to_group_tx(tx, group, wanted.name)
+            self._add(tx, prepared, wanted.groups or (), wanted.name)
             return
         if prepared.kind is not Kind.REGISTRATION and not wanted.overrides:
             others = [row for row, _ in self._identity.principals_of(tx, wanted.name) if row != prepared.certificate_id]
@@ -125,11 +143,13 @@ class Making:
                 raise _conflict(
                     f"thing {wanted.name} exists and has a certificate, and the template has no OverrideSettings for it"
                 )
-        self._attributes_and_type(tx, wanted, present.type, present.attributes)
+        self._attributes_and_type(tx, wanted, prepared, present.type, present.attributes)
         if wanted.groups is not None:
-            self._groups(tx, wanted, wanted.groups)
+            self._groups(tx, wanted, prepared, wanted.groups)
 
-    def _attributes_and_type(self, tx: Tx, wanted: ThingPlan, type_name: str, attributes: Mapping[str, str]) -> None:
+    def _attributes_and_type(
+        self, tx: Tx, wanted: ThingPlan, prepared: Prepared, type_name: str, attributes: Mapping[str, str]
+    ) -> None:
         new_type = wanted.type_name is not None and wanted.type_name != type_name
         kept = {key: value for key, value in (wanted.attributes or {}).items() if value}
         merge = wanted.on_attributes == "MERGE"
@@ -143,6 +163,7 @@ class Making:
         change_type = new_type and wanted.on_type == "REPLACE"
         change_attributes = new_attributes and wanted.on_attributes in ("REPLACE", "MERGE")
         if change_type or change_attributes:
+            self._ask(prepared, "iot:UpdateThing", self._registry.arns.thing(wanted.name))
             self._registry.update_thing_tx(
                 tx,
                 wanted.name,
@@ -151,7 +172,7 @@ class Making:
                 merge=merge,
             )
 
-    def _groups(self, tx: Tx, wanted: ThingPlan, groups: tuple[str, ...]) -> None:
+    def _groups(self, tx: Tx, wanted: ThingPlan, prepared: Prepared, groups: tuple[str, ...]) -> None:
         registry = self._registry
         present = registry.groups_of_tx(tx, wanted.name)
         missing = [group for group in groups if group not in present]
@@ -165,16 +186,35 @@ class Making:
                 return
             case "REPLACE":
                 for group in beyond:
+                    self._ask(prepared, "iot:RemoveThingFromThingGroup", registry.arns.group(group))
                     registry.remove_from_group_tx(tx, group, wanted.name)
             case "MERGE":
                 pass
-        for group in missing:
-            registry.add_to_group_tx(tx, group, wanted.name)
+        self._add(tx, prepared, missing, wanted.name)
 
-    def _policy(self, tx: Tx, wanted: PolicyPlan, certificate_id: str) -> None:
+    def _add(self, tx: Tx, prepared: Prepared, groups: Iterable[str], thing: str) -> None:
+        for group in groups:
+            self._ask(prepared, "iot:AddThingToThingGroup", self._registry.arns.group(group))
+            self._registry.add_to_group_tx(tx, group, thing)
+
+    def _policy(self, tx: Tx, wanted: PolicyPlan, prepared: Prepared, certificate_id: str) -> None:
         if wanted.document is not None and not self._identity.policies.exists(tx, wanted.name):
+            self._ask(prepared, "iot:CreatePolicy", self._identity.policies.arn_of(wanted.name))
             self._identity.create_policy_tx(tx, wanted.name, wanted.document)
+        self._ask(prepared, "iot:AttachPolicy", self._identity.arn_of(certificate_id))
         self._identity.attach_policy_tx(tx, wanted.name, f"cert/{certificate_id}")
+
+    def _acting(self, role: str) -> Subject:
+        """Raises Denied when the role is gone, or does not trust us any more."""
+        try:
+            self._identity.check_role(role)
+            return self._identity.role_subject(role)
+        except (Invalid, NotFound) as exc:
+            raise Denied(f"the provisioning role cannot be used: {exc.message}") from exc
+
+    def _ask(self, prepared: Prepared, action: str, resource: str) -> None:
+        if prepared.role is not None and not self._identity.may(prepared.role, action, resource):
+            raise Denied(f"the provisioning role {prepared.role.arn} may not {action} on {resource}")
 
 
 def _conflict(message: str) -> Conflict:

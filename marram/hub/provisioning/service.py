@@ -40,10 +40,13 @@ class Provisioning:
         self._db, self._identity = db, identity
         self.authorities = identity.authorities
         making = self._making = Making(identity, registry)
-        self.templates = Templates(db, identity)
+        self.templates = Templates(db, identity, registry.tags.tag_tx)
         self.claims = Claims(db, identity, self.templates, making, replies, clock=clock)
         self.arrivals = Arrivals(db, identity, self.templates, making, clock=clock)
         self.bulk = Bulk(db, identity, objects, making)
+        self._tags = registry.tags
+        registry.tags.declare("provisioningtemplate", self.templates.bearer_id)
+        registry.tags.declare("cacert", identity.authorities.bearer_id)
         identity.use_strangers(self.arrivals)
 
     async def tend(self) -> None:
@@ -65,7 +68,14 @@ class Provisioning:
     # registration settings of CAs
 
     async def register_authority(
-        self, pem: str, verification_pem: str, *, active: bool, is_open: bool, registration: Registration | None
+        self,
+        pem: str,
+        verification_pem: str,
+        *,
+        active: bool,
+        is_open: bool,
+        registration: Registration | None,
+        tags: Mapping[str, str] | None = None,
     ) -> Authority:
         """Raises BadCertificate, AlreadyExists, LimitExceeded; Invalid (kind registration_code); BadTemplate, NotFound."""
         checked = self.authorities.checked(pem, verification_pem)
@@ -77,6 +87,7 @@ class Provisioning:
         def work(tx: Tx) -> None:
             self._check_name(tx, registration)
             self.authorities.add(tx, wanted)
+            self._tags.tag_tx(tx, "cacert", wanted.id, tags or {})
 
         await self._db.write(work)
         return wanted

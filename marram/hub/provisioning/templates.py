@@ -4,6 +4,7 @@ A body is checked when it is given; what is stored can be evaluated. Not here: w
 """
 
 import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -16,6 +17,8 @@ from marram.hub.provisioning.store import Template, TemplateVersion
 from marram.kit.db import Db, Tx
 
 MAX_VERSIONS: Final = 5
+
+Tag = Callable[[Tx, str, str, Mapping[str, str]], None]  # the registry's: kind and name of what bears them
 
 # A fleet is provisioned by few templates, and most of the work of one is reading it.
 parse = functools.lru_cache(maxsize=128)(provisioning.parse)
@@ -30,13 +33,23 @@ class InUse:
 
 
 class Templates:
-    def __init__(self, db: Db, identity: Identity) -> None:
-        self._db, self._identity = db, identity
+    def __init__(self, db: Db, identity: Identity, tag: Tag) -> None:
+        self._db, self._identity, self._tag = db, identity, tag
 
     def arn_of(self, name: str) -> str:
         return f"arn:aws:iot:{self._identity.region}:{self._identity.account}:provisioningtemplate/{name}"
 
-    async def create(self, name: str, *, kind: str, body: str, role: str, description: str, enabled: bool) -> Template:
+    async def create(
+        self,
+        name: str,
+        *,
+        kind: str,
+        body: str,
+        role: str,
+        description: str,
+        enabled: bool,
+        tags: Mapping[str, str] | None = None,
+    ) -> Template:
         """Raises BadTemplate, AlreadyExists, and what check_role raises."""
         parse(body, Kind(kind))
         self._identity.check_role(role)
@@ -52,6 +65,8 @@ class Templates:
             )  # fmt: skip
             store.save_template(tx, made)
             store.add_version(tx, name, 1, body)
+            tx.touch("provisioning_template", name)
+            self._tag(tx, "provisioningtemplate", name, tags or {})
             return made
 
         return await self._db.write(work)
@@ -159,6 +174,11 @@ class Templates:
         if found is None or found[0].kind != kind.value:
             raise NotFound(f"there is no enabled provisioning template {name} for {kind.value}")
         return InUse(template=parse(found[1], kind), role=found[0].role)
+
+    def bearer_id(self, tx: Tx, name: str) -> str | None:
+        """For tags: of this template, and of no later one of its name."""
+        found = store.template(tx, name)
+        return str(found.created_ms) if found is not None else None
 
     def check_kind(self, tx: Tx, name: str, kind: Kind) -> None:
         """Raises NotFound."""

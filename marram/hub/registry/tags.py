@@ -21,7 +21,7 @@ ELSEWHERE: Final = frozenset(
     {
         "authorizer", "billinggroup", "certificateprovider", "command", "custommetric", "dimension", "domainconfiguration",
         "fleetmetric", "mitigationaction", "otaupdate", "package", "scheduledaudit", "securityprofile", "stream", "job",
-        "jobtemplate", "policy", "provisioningtemplate", "rolealias", "rule", "cacert",
+        "jobtemplate", "policy", "rolealias", "rule",
     }
 )  # fmt: skip
 

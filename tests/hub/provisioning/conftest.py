@@ -83,8 +83,8 @@ class Plant(Hub):
 
     async def fleet(self, body: str, name: str = "fleet", **options: object) -> None:
         await self.call(
-            "CreateProvisioningTemplate", templateName=name, templateBody=body, provisioningRoleArn=self.role,
-            **{"enabled": True, **options},
+            "CreateProvisioningTemplate", templateName=name, templateBody=body,
+            **{"enabled": True, "provisioningRoleArn": self.role, **options},
         )  # fmt: skip
 
     def left(self) -> dict[str, list]:

@@ -130,7 +130,7 @@ async def test_what_is_refused_of_a_registration(plant):
     both = {"caCertificate": ca.pem, "verificationCertificate": ca.proof(code)}
     for params, error, why in (
         ({"certificateMode": "SNI_ONLY"}, Unsupported, "SNI_ONLY"),
-        ({"tags": [{"Key": "a", "Value": "b"}]}, Unsupported, "tags"),
+        ({"tags": [{"Key": "aws:a"}]}, Invalid, "reserved"),
         ({"verificationCertificate": None}, Invalid, "needs verificationCertificate"),
         ({"registrationConfig": {"templateName": "nobody"}}, NotFound, "nobody"),
         ({"registrationConfig": {"templateBody": jitp()}}, Invalid, "roleArn"),

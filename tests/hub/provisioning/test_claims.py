@@ -260,3 +260,43 @@ async def test_certificates_are_for_devices_with_certificates(plant):
 
     with pytest.raises(Denied):
         await plant.provisioning.claims.create_certificate(Asker(subject=plant.identity.internal, client_id=""))
+
+
+TRUST = {"Version": "2012-10-17", "Statement": [
+    {"Effect": "Allow", "Principal": {"Service": "iot.amazonaws.com"}, "Action": "sts:AssumeRole"}]}  # fmt: skip
+
+
+async def test_the_role_of_the_template_bounds_what_it_makes(plant):
+    """What its policies do not allow is refused, and so is everything once it is gone."""
+    role = (await plant.call("CreateRole", "iam", RoleName="r", AssumeRolePolicyDocument=json.dumps(TRUST)))["Role"][
+        "Arn"
+    ]
+    der = await plant.claim()
+    await plant.fleet(template(), provisioningRoleArn=role)
+    made = await created(plant, der)
+    token = made["certificateOwnershipToken"]
+    before = plant.left()
+    actions = [
+        "iot:CreateThing",
+        "iot:AttachThingPrincipal",
+        "iot:UpdateCertificate",
+        "iot:CreatePolicy",
+        "iot:AttachPolicy",
+    ]
+    for count, missing in enumerate(actions):
+        rights = {"Effect": "Allow", "Action": [one for one in actions if one != missing], "Resource": "*"}
+        document = json.dumps({"Version": "2012-10-17", "Statement": [rights]})
+        await plant.call("PutRolePolicy", "iam", RoleName="r", PolicyName="p", PolicyDocument=document)
+        kind, refused = await register(plant, der, token)
+        assert (kind, refused["statusCode"], refused["errorCode"]) == ("rejected", 403, "AccessDenied"), count
+        assert missing in refused["errorMessage"]
+        assert plant.left() == before
+    await plant.call("DeleteRolePolicy", "iam", RoleName="r", PolicyName="p")
+    policy = "arn:aws:iam::aws:policy/service-role/AWSIoTThingsRegistration"
+    await plant.call("AttachRolePolicy", "iam", RoleName="r", PolicyArn=policy)
+    assert (await register(plant, der, token))[0] == "accepted"
+    other = await created(plant, der)
+    await plant.call("DetachRolePolicy", "iam", RoleName="r", PolicyArn=policy)
+    await plant.call("DeleteRole", "iam", RoleName="r")
+    kind, refused = await register(plant, der, other["certificateOwnershipToken"], "s2")
+    assert (kind, refused["errorCode"]) == ("rejected", "AccessDenied")

@@ -80,7 +80,7 @@ HOOK = {"payloadVersion": "2020-04-01", "targetArn": "arn:aws:lambda:local-1:000
     ("params", "error", "why"),
     [
         pytest.param({"preProvisioningHook": HOOK}, Unsupported, "hooks are functions", id="hook"),
-        pytest.param({"tags": [{"Key": "a", "Value": "b"}]}, Unsupported, "tags", id="tags"),
+        pytest.param({"tags": [{"Key": "a"}, {"Key": "a"}]}, Invalid, "twice", id="tags"),
         pytest.param({"provisioningRoleArn": "arn:aws:iam::000000000001:role/nobody"}, Invalid, "nobody", id="role that is not there"),
         pytest.param({"templateBody": "{}"}, Invalid, "Resources", id="empty template"),
         pytest.param({"type": "JITP", "templateBody": template(DeviceConfiguration={"a": "b"})}, Invalid, "nobody would get it", id="JITP"),
@@ -105,3 +105,13 @@ async def test_a_hook_is_refused_at_an_update_too(plant):
         await plant.call(
             "CreateProvisioningTemplateVersion", templateName="fleet", templateBody=json.dumps({"Resources": 1})
         )
+
+
+async def test_tags_go_with_the_template(plant):
+    await plant.fleet(template(), tags=[{"Key": "line", "Value": "7"}])
+    arn = "arn:aws:iot:local-1:000000000001:provisioningtemplate/fleet"
+    assert await plant.call("ListTagsForResource", resourceArn=arn) == {"tags": [{"Key": "line", "Value": "7"}]}
+    await plant.call("DeleteProvisioningTemplate", templateName="fleet")
+    plant.clock.advance(1)
+    await plant.fleet(template())
+    assert await plant.call("ListTagsForResource", resourceArn=arn) == {"tags": []}

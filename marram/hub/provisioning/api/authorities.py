@@ -5,6 +5,7 @@ from typing import Any, Final
 from marram.core.errors import Invalid, Unsupported
 from marram.hub.identity.service import Authority, Page, pem_of, validity_ms
 from marram.hub.listing import cut
+from marram.hub.provisioning.api.given import tags_of
 from marram.hub.provisioning.service import Provisioning, Registration
 from marram.hub.slice import Call, Params, Result, anything, operation
 
@@ -29,8 +30,6 @@ async def delete_registration_code(service: Provisioning, call: Call, params: Pa
 
 @operation("iot", "RegisterCACertificate", resource=anything)
 async def register_ca_certificate(service: Provisioning, call: Call, params: Params) -> Result:
-    if params.get("tags"):
-        raise Unsupported("RegisterCACertificate: tags are not supported")
     if params.get("certificateMode") == "SNI_ONLY":
         raise Unsupported("RegisterCACertificate: certificateMode SNI_ONLY is not supported; use DEFAULT")
     if not params.get("verificationCertificate"):
@@ -41,6 +40,7 @@ async def register_ca_certificate(service: Provisioning, call: Call, params: Par
         active=bool(params.get("setAsActive")),
         is_open=bool(params.get("allowAutoRegistration")),
         registration=_registration(params.get("registrationConfig")),
+        tags=tags_of(params),
     )
     return {"certificateArn": service.authorities.arn_of(made.id), "certificateId": made.id}
 

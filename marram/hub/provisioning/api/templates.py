@@ -4,6 +4,7 @@ from typing import Final
 
 from marram.core.errors import Invalid, Unsupported
 from marram.hub.listing import cut
+from marram.hub.provisioning.api.given import tags_of
 from marram.hub.provisioning.service import Provisioning, Template
 from marram.hub.slice import Call, Params, Result, anything, operation
 
@@ -17,8 +18,6 @@ def _template_arn(call: Call, params: Params) -> str:
 @operation("iot", "CreateProvisioningTemplate", resource=_template_arn)
 async def create_provisioning_template(service: Provisioning, call: Call, params: Params) -> Result:
     _no_hook(params)
-    if params.get("tags"):
-        raise Unsupported("CreateProvisioningTemplate: tags are not supported")
     made = await service.templates.create(
         params["templateName"],
         kind=params.get("type") or "FLEET_PROVISIONING",
@@ -26,6 +25,7 @@ async def create_provisioning_template(service: Provisioning, call: Call, params
         role=params["provisioningRoleArn"],
         description=params.get("description") or "",
         enabled=bool(params.get("enabled")),
+        tags=tags_of(params),
     )
     return {
         "templateArn": service.templates.arn_of(made.name),
