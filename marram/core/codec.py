@@ -52,6 +52,14 @@ def loads_object(
     return value
 
 
+def loads_own(data: bytes) -> JsonValue:
+    """Read back what `dumps` wrote and nobody else touched: no limits, no look for duplicate keys. Raises Invalid."""
+    try:
+        return cast(JsonValue, _OWN.decode(data.decode()))
+    except (ValueError, RecursionError) as exc:
+        raise Invalid(f"not what was written: {exc}") from exc
+
+
 def dumps(value: object) -> bytes:
     """Compact UTF-8. Raises Invalid on NaN, infinities and types that JSON has not."""
     try:
@@ -128,6 +136,7 @@ _STRINGS: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
 _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 _NOT_BRACKETS: Final = re.compile(r"[^][{}]+")
 _DECODER: Final = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
+_OWN: Final = json.JSONDecoder()
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 

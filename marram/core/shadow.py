@@ -172,7 +172,9 @@ def encode(document: Document) -> bytes:
 
 
 def decode(data: bytes) -> Document:
-    body = codec.loads_object(data, what="stored shadow")
+    body = codec.loads_own(data)
+    if not isinstance(body, dict):
+        raise Invalid("not a stored shadow")
     sections = {
         name: value
         for name in ("desired", "reported", "desired_meta", "reported_meta")

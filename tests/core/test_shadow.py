@@ -173,6 +173,36 @@ def test_the_size_is_of_the_state_without_metadata() -> None:
         shadow.apply(EMPTY, Patch(desired=section), NOW, max_bytes=4096)
 
 
+PIECES = [
+    b'{"state":',
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b'"desired"',
+    b":",
+    b",",
+    b"null",
+    b'"a"',
+    b"1e999",
+    b"-0",
+    b'"\\ud800"',
+    b"\xff",
+    b'"version"',
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=60) | st.lists(st.sampled_from(PIECES), max_size=14).map(b"".join))
+def test_any_bytes_are_a_patch_or_refused(payload: bytes) -> None:
+    try:
+        patch = shadow.parse_patch(payload)
+        document = shadow.apply(EMPTY, Patch(desired=patch.desired, reported=patch.reported), NOW)
+    except (Invalid, LimitExceeded):
+        return
+    assert shadow.decode(shadow.encode(document)) == document
+
+
 # Against a slow reading of the rules.
 
 values = st.one_of(

@@ -160,5 +160,6 @@ def _unreached(row: Row) -> Unreached:
 def _times(text: object) -> dict[str, int]:
     if not isinstance(text, bytes):
         return {}
-    times = codec.loads_object(text, what="times of a stored shadow")
+    times = codec.loads_own(text)
+    assert isinstance(times, dict)
     return {pointer: at for pointer, at in times.items() if isinstance(at, int)}
