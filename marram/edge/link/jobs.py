@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from marram.core import codec
+from marram.core import jobs as machine
 from marram.core.codec import JsonObject, JsonValue
 from marram.core.errors import AlreadyExists, Conflict, Invalid, MarramError, NotFound, Unavailable
 from marram.edge.pubsub.hub import Message
@@ -91,7 +92,7 @@ class Jobs:
         """Set the job's end. Raises Unavailable until the hub has answered; a job that is gone needs no report."""
         request: JsonObject = {
             "status": STATUS[status],
-            "statusDetails": {key: value[:MAX_DETAIL] for key, value in details.items()},
+            "statusDetails": {key: _detail(value) for key, value in details.items() if value},
         }
         self._reported = job
         try:
@@ -208,3 +209,9 @@ def _refusal(code: JsonValue, text: str) -> MarramError:
             return Unavailable(text)
         case _:
             return Invalid(text)
+
+
+def _detail(text: str) -> str:
+    """As a hub takes it: not too long, and no line ends or other control characters in it."""
+    text = text[:MAX_DETAIL]
+    return "".join(" " if machine.has_control(char) else char for char in text) if machine.has_control(text) else text

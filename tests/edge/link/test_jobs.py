@@ -169,10 +169,11 @@ async def test_a_report_without_link_is_unavailable_and_one_for_a_job_that_is_go
         await jobs.report("1", "FAILED", {})
         hub.refuse = ("InternalError", "later")
         with pytest.raises(Unavailable):
-            await jobs.report("1", "CANCELED", {"x": "y" * 5000})
+            await jobs.report("1", "CANCELED", {"x": "y" * 5000, "cause": "line\none", "empty": ""})
         details = hub.updates[-1][1]["statusDetails"]
         assert hub.updates[-1][1]["status"] == "FAILED"
         assert isinstance(details, dict) and len(str(details["x"])) == 1024
+        assert (details["cause"], "empty" in details) == ("line one", False), "as a hub takes them"
 
 
 async def test_fleet_status_says_all_first_then_what_changed(tmp_path: Path) -> None:
