@@ -124,7 +124,12 @@ async def opened(
             workers=lambda _name: worker(),
         )
         await made.start()
-        yield made
+        try:
+            yield made
+        finally:
+            # A worker's database ends with its process; here thousands would stay, each with its threads.
+            while work._connections:
+                work._connections.popitem()[1].close()
 
 
 def point(n: int) -> Point:
