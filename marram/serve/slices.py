@@ -145,7 +145,10 @@ def build(base: Base) -> Slices:
         db, bus, things, objects=objects, events=things.events,
         signer=RoleSigner(identity, objects, sigv4.Credentials(job_files.id, job_files.secret)),
     )  # fmt: skip
-    rules = Rules(db=db, journal=journal, broker=broker, timeseries=series, check_role=identity.check_role, clock=clock)
+    rules = Rules(
+        db=db, journal=journal, broker=broker, timeseries=series, check_role=identity.check_role, act_as=identity.act_as,
+        clock=clock,
+    )  # fmt: skip
     greengrass = Greengrass(db, bus, identity, things, jobs, objects, account=place.account, region=place.region)
     provisioning = Provisioning(db, identity, things, objects, broker, clock=clock)
     learner = learning.build(

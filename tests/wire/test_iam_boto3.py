@@ -23,6 +23,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from marram.cli.client import Api
 from marram.core import sigv4
 
 ACCOUNT = "000000000001"
@@ -521,6 +522,27 @@ def test_a_role_is_not_handed_over_without_pass_role(world: World) -> None:
     admin = (world.hub.info["admin"]["access_key_id"], world.hub.info["admin"]["secret_access_key"])
     assert "trust policy" in refused("InvalidRequestException", lambda: create(admin, devices), 400)
     assert "does not exist" in refused("InvalidRequestException", lambda: create(admin, f"{IAM}role/nobody"), 400)
+
+
+def test_a_rule_may_no_more_than_its_role(world: World, wait_for: Callable[..., Any]) -> None:
+    """Else whoever may pass a small role to a rule could publish anywhere, as the hub."""
+    _, arn = world.role(
+        trust({"Service": "iot.amazonaws.com"}), {"Action": "iot:Publish", "Resource": "arn:aws:iot:*:*:topic/small"}
+    )
+    name = world.name("rule").replace("-", "_")
+    actions = [{"republish": {"topic": topic, "roleArn": arn}} for topic in ("small", "other")]
+    world.client("iot").create_topic_rule(
+        ruleName=name, topicRulePayload={"sql": f"SELECT * FROM '{name}'", "actions": actions}
+    )
+    world.client("iot-data").publish(topic=name, qos=1, payload=b"{}")
+    marram = Api.from_data(world.hub.data)
+    letters = wait_for(
+        lambda: marram.marram("rules/ListDeadLetters", {"ruleName": name})["letters"], "a dead letter", 5
+    )
+    assert len(letters) == 1
+    assert f"the role {arn} is not authorized to perform: iot:Publish" in letters[0]["error"]
+    assert letters[0]["error"].endswith("topic/other")
+    world.client("iot").delete_topic_rule(ruleName=name)
 
 
 def test_the_session_of_a_deleted_role_ends_at_once(world: World) -> None:

@@ -33,6 +33,9 @@ class Base:
     def iot(self, resource: str) -> str:
         return arn.build("iot", self.region, self.account, resource)
 
+    def arn(self, service: str, resource: str) -> str:
+        return arn.build(service, self.region, self.account, resource)
+
     def iam(self, resource: str) -> str:
         return arn.build("iam", "", self.account, resource)
 

@@ -4,14 +4,16 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from marram.core import arn
-from marram.core.errors import Conflict, Invalid, NotFound
+from marram.core.errors import Conflict, Denied, Invalid, NotFound
 from marram.core.policy import trust
 from marram.core.policy.documents import MalformedPolicy
 from marram.core.policy.evaluate import CompiledPolicy
 from marram.core.policy.trust import Trust
 from marram.hub.identity import store_iam as store
+from marram.hub.identity.base import Base
 from marram.hub.identity.builtin import BUILTIN
 from marram.hub.identity.entities import Entities
+from marram.hub.identity.managed import ManagedPolicies
 from marram.hub.identity.model import NOTHING, Subject
 from marram.hub.identity.store_iam import Entity, Tags
 from marram.kit.db import Tx
@@ -28,6 +30,7 @@ SERVICE_TRUST: Final = (
     + '"]},"Action":"sts:AssumeRole"}]}'
 )
 DEFAULT_SESSION_S: Final = 3600
+MAX_ACTING: Final = 1024
 _NOBODY: Final = '{"Version":"2012-10-17","Statement":[{"Effect":"Deny","Principal":"*","Action":"sts:AssumeRole"}]}'
 
 
@@ -46,6 +49,10 @@ class Role:
 class Roles(Entities):
     kind, title, id_prefix = "role", "Role", "AROA"
     quota, max_entities, max_inline = "RolesPerAccount", 1000, 10240
+
+    def __init__(self, base: Base, managed: ManagedPolicies) -> None:
+        super().__init__(base, managed)
+        self._acting: dict[tuple[str, str], Subject] = {}
 
     def changed(self, tx: Tx, entity: Entity) -> None:
         tx.touch("identity_role", entity.id)
@@ -185,6 +192,26 @@ class Roles(Entities):
             subject = self.subject(role)
             if not subject.program.may(action, resource or "*", subject.attributes, seen):
                 raise Invalid(f"the role {role_arn} does not allow {action} on {resource or '*'}")
+
+    def authorise(self, role_arn: str, action: str, resource: str, service: str = "iot.amazonaws.com") -> None:
+        """Raises Denied unless `service` may do this in the role now. From memory while nothing changes."""
+        subject = self._acting.get((role_arn, service))
+        if subject is None or self._base.changed_at(subject.principal) > subject.epoch:
+            try:
+                self.check(role_arn, service)
+            except Invalid as exc:
+                raise Denied(exc.message, action=action, resource=resource) from exc
+            subject = self.subject(self.by_arn(role_arn))
+            self._base.seen(subject.principal)  # a change of it makes another epoch
+            if len(self._acting) >= MAX_ACTING:
+                self._acting.clear()
+            self._acting[role_arn, service] = subject
+        context = self._base.with_time({}) if subject.program.timed else NOTHING
+        if not subject.program.may(action, resource, subject.attributes, context):
+            raise Denied(
+                f"the role {role_arn} is not authorized to perform: {action} on resource: {resource}", action=action,
+                resource=resource,
+            )  # fmt: skip
 
     def subject(self, role: Role) -> Subject:
         """The role itself, as a service of the hub acts in it."""

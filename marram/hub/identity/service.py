@@ -192,6 +192,14 @@ class Identity:
         """Whoever acts in the role, for `may`. Raises NotFound."""
         return self.internal if role_arn == self.role_arn() else self.roles.subject(self.roles.by_arn(role_arn))
 
+    def act_as(self, role_arn: str, action: str, resource: str) -> None:
+        """For what the hub does in a role's name, message by message. resource: the part of its ARN after the account.
+
+        Raises Denied when the role's policies do not allow it, or when it is gone or no longer for the hub.
+        """
+        if role_arn != self.role_arn():
+            self.roles.authorise(role_arn, action, self._base.arn(action.partition(":")[0], resource))
+
     def simulated(self, entity: tuple[Literal["user", "role"], str], more: Sequence[str]) -> Subject:
         """A user or role to ask `explain` of, with further policy documents. Raises NotFound, MalformedPolicy."""
         kind, name = entity

@@ -18,8 +18,11 @@ MAX_ACTIONS: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class BoundAction:
+    """`role`: the ARN of the role that it acts in."""
+
     action: Action
     settings: Settings
+    role: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +71,9 @@ def _bind(given: Mapping[str, Any], check_role: Callable[[str], None]) -> BoundA
     if found is None:
         raise Unsupported(f"the rule action {kind} is not supported here; there are {', '.join(ACTIONS.names())}")
     settings = given[kind]
-    check_role(str(settings.get("roleArn")))
-    return BoundAction(found, found.parse(settings))
+    role = str(settings.get("roleArn"))
+    check_role(role)
+    return BoundAction(found, found.parse(settings), role)
 
 
 def topic_filter_of(body: JsonObject) -> str:

@@ -11,7 +11,7 @@ import base64
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 from marram.core import codec
 from marram.core import topic as topics
@@ -98,18 +98,27 @@ class _Task:
     points: list[tuple[Origin | None, Point]] = field(default_factory=list[tuple[Origin | None, Point]])
 
 
-class _Out:
-    """Collects for one task. The index of a result is its place among all results of its message: always the same."""
+ActAs: TypeAlias = Callable[[str, str, str], None]
 
-    def __init__(self, task: _Task, source: str, indexes: Counter[int]) -> None:
-        self._task, self._source, self._indexes = task, source, indexes
+
+class _Out:
+    """Collects for one task what its role allows; raises Denied for the rest.
+
+    The index of a result is its place among all results of its message: always the same.
+    """
+
+    def __init__(self, task: _Task, source: str, indexes: Counter[int], act_as: ActAs) -> None:
+        self._task, self._source, self._indexes, self._act_as = task, source, indexes, act_as
 
     def publish(self, topic: str, payload: bytes, *, qos: int) -> None:
+        self._act_as(self._task.bound.role, "iot:Publish", f"topic/{topic}")
         self._task.publishes.append((self._origin(), topic, payload, qos))
 
     def append(self, given: Sequence[Point]) -> None:
         for point in given:
             points.check(point)
+            database, _, table = point.series.partition(".")
+            self._act_as(self._task.bound.role, "timestream:WriteRecords", f"database/{database}/table/{table}")
         self._task.points += [(self._origin(), point) for point in given]
 
     def _origin(self) -> Origin:
@@ -130,10 +139,13 @@ class Rules:
         broker: Publisher,
         timeseries: Series,
         check_role: Callable[[str], None],
+        act_as: ActAs,
         clock: Clock,
     ) -> None:
+        """check_role: raises Invalid for a role that is not there or not for rules. act_as: raises Denied unless the role
+        (its ARN) may do the action on the resource (the part of its ARN after the account)."""
         self._db, self._journal, self._broker, self._timeseries = db, journal, broker, timeseries
-        self._check_role, self._clock = check_role, clock
+        self._check_role, self._act_as, self._clock = check_role, act_as, clock
         self._active: list[_Active] = []
         self._trie: topics.Trie[int, _Active] = topics.Trie()
         self._by_topic: dict[bytes, tuple[_Active, ...]] = {}
@@ -156,7 +168,8 @@ class Rules:
         spans, position = self._db.read_now(lambda tx: (store.spans(tx), store.position(tx)))
         for span in spans:
             try:
-                made = compiled.compile_rule(span.name, span.body, self._check_role)
+                # A role that has gone since does not take the rule away: its actions fail, and say why.
+                made = compiled.compile_rule(span.name, span.body, lambda role: None)
             except MarramError as exc:
                 # Taken by another version of Marram. The hub starts all the same: a person can then replace the rule.
                 log.error("rules.unusable", rule=span.name, reason=exc.message)
@@ -408,7 +421,7 @@ class Rules:
             elif hops >= MAX_HOPS:
                 task.error = f"the message came through {hops} republishes, the limit"
             else:
-                await _run(task, event, _Out(task, CONSUMER, indexes))
+                await _run(task, event, _Out(task, CONSUMER, indexes, self._act_as))
         return made
 
     # performing
@@ -426,7 +439,7 @@ class Rules:
         indexes: Counter[int] = Counter()
         for task in failed:
             if task.rule.error_action is not None:
-                second.append(await _error_task(task, task.rule.error_action, indexes))
+                second.append(await _error_task(task, task.rule.error_action, indexes, self._act_as))
         await self._deliver(second)
         for task, cause in zip(second, [t for t in failed if t.rule.error_action is not None], strict=True):
             if task.error is not None:
@@ -541,7 +554,7 @@ async def _run(task: _Task, event: Event, out: _Out) -> None:
         task.error = f"{type(exc).__name__}: {exc}"
 
 
-async def _error_task(failed: _Task, bound: BoundAction, indexes: Counter[int]) -> _Task:
+async def _error_task(failed: _Task, bound: BoundAction, indexes: Counter[int], act_as: ActAs) -> _Task:
     """The error action over AWS's error document. Source: AWS IoT developer guide, "Error handling (error action)"."""
     task = _Task(failed.rule, bound, failed.offset, failed.record, failed.hops)
     if failed.hops > MAX_HOPS:
@@ -556,7 +569,7 @@ async def _error_task(failed: _Task, bound: BoundAction, indexes: Counter[int]) 
         "failures": [{"failedAction": failed.bound.action.name, "errorMessage": failed.error}],
     }
     message = Message(failed.record.topic.decode(), failed.record.time_ms, body)
-    await _run(task, Event(message, body, None), _Out(task, ERROR_SOURCE, indexes))
+    await _run(task, Event(message, body, None), _Out(task, ERROR_SOURCE, indexes, act_as))
     return task
 
 

@@ -167,6 +167,39 @@ async def test_what_a_service_asks_of_a_role(hub):
         identity.check_role(identity.role_arn(), service, "s3:GetObject", "*")
 
 
+async def test_what_a_service_does_in_a_role_follows_the_role_at_once(hub):
+    identity = hub.identity
+    identity.admin_key()
+    arn = f"{IAM}role/rules"
+    identity.act_as(identity.role_arn(), "iot:Publish", "topic/anything")
+    with pytest.raises(Denied, match="does not exist"):
+        identity.act_as(arn, "iot:Publish", "topic/a")
+    await role(
+        hub,
+        "rules",
+        {"Action": "iot:Publish", "Resource": "arn:aws:iot:*:*:topic/a"},
+        principal={"Service": "iot.amazonaws.com"},
+    )
+    identity.act_as(arn, "iot:Publish", "topic/a")
+    for action, resource in (("iot:Publish", "topic/b"), ("timestream:WriteRecords", "database/d/table/t")):
+        with pytest.raises(Denied, match=f"not authorized to perform: {action}"):
+            identity.act_as(arn, action, resource)
+    await identity.roles.put_policy(
+        "rules", "q", hub.document({"Action": "iot:Publish", "Resource": "arn:aws:iot:*:*:topic/b"})
+    )
+    identity.act_as(arn, "iot:Publish", "topic/b")
+    await identity.roles.update_trust("rules", trusting(Service="sagemaker.amazonaws.com"))
+    with pytest.raises(Denied, match="trust policy"):
+        identity.act_as(arn, "iot:Publish", "topic/a")
+    await identity.roles.update_trust("rules", trusting(Service="iot.amazonaws.com"))
+    identity.act_as(arn, "iot:Publish", "topic/a")
+    for policy in ("p", "q"):
+        await identity.roles.delete_policy("rules", policy)
+    await identity.roles.delete("rules")
+    with pytest.raises(Denied):
+        identity.act_as(arn, "iot:Publish", "topic/a")
+
+
 async def test_a_confused_deputy_is_told_apart_by_its_source(hub):
     text = json.dumps(
         {

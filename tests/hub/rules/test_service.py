@@ -9,7 +9,16 @@ import pytest
 
 from marram.core import codec
 from marram.core.codec import JsonObject, JsonValue
-from marram.core.errors import AlreadyExists, Invalid, LimitExceeded, MarramError, NotFound, Unavailable, Unsupported
+from marram.core.errors import (
+    AlreadyExists,
+    Denied,
+    Invalid,
+    LimitExceeded,
+    MarramError,
+    NotFound,
+    Unavailable,
+    Unsupported,
+)
 from marram.core.segment import KIND_DEAD, KIND_MESSAGE, Origin, Record
 from marram.core.sql.lexer import SqlError
 from marram.hub.rules.service import MAX_HOPS, Rules
@@ -92,13 +101,20 @@ async def hub(root: Path, *, seed: int = 1, clean: bool = True) -> AsyncIterator
     ):
         series = TimeSeries(db=db, journal=journal, clock=clock, folder=root / "ts", entropy=SeededEntropy(seed))
         peer = Peer(journal, clock)
-        rules = Rules(db=db, journal=journal, broker=peer, timeseries=series, check_role=check_role, clock=clock)
+        rules = Rules(
+            db=db, journal=journal, broker=peer, timeseries=series, check_role=check_role, act_as=act_as, clock=clock
+        )
         await series.start()
         await rules.start()
         yield Hub(rules, series, peer, journal, db)
         if clean:
             await rules.stop()
             await series.stop()
+
+
+def act_as(role: str, action: str, resource: str) -> None:
+    if resource in ("topic/forbidden", "database/closed/table/t"):
+        raise Denied(f"the role {role} may not {action} on {resource}")
 
 
 def check_role(role: str) -> None:
@@ -411,3 +427,22 @@ async def test_run_judges_what_becomes_durable_and_stores_its_cursor(tmp_path: P
     async with hub(tmp_path) as it:
         assert it.rules.position > offset, "a new life goes on behind what was judged"
         assert it.peer.published == []
+
+
+async def test_what_the_role_does_not_allow_is_a_dead_letter(tmp_path: Path) -> None:
+    async with hub(tmp_path) as it:
+        out = {"republish": {"roleArn": ROLE, "topic": "${t}"}}
+        closed = {
+            "timestream": {
+                "roleArn": ROLE, "databaseName": "closed", "tableName": "t", "dimensions": [{"name": "a", "value": "b"}]
+            }
+        }  # fmt: skip
+        await it.rules.create("r", body("SELECT * FROM 'in/+'", out, closed))
+        await it.say("in/a", {"t": "allowed", "n": 1})
+        await it.say("in/a", {"t": "forbidden", "n": 2})
+        await it.rules.catch_up()
+        assert [topic for topic, _ in it.peer.published] == ["allowed"]
+        letters, _ = await it.rules.dead_letters(None, after=-1, limit=10)
+        reasons = [str(letter["error"]) for letter in letters]
+        assert len(reasons) == 3 and sum("iot:Publish on topic/forbidden" in reason for reason in reasons) == 1
+        assert sum("timestream:WriteRecords on database/closed/table/t" in reason for reason in reasons) == 2
