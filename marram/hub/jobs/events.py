@@ -64,33 +64,37 @@ class Told:
     def arn(self, resource: str) -> str:
         return arn.build("iot", self._region, self._account, resource)
 
-    # to the device
-
-    def device(self, tx: Tx, thing: str, namespace: str, before: Execution | None, *, listed: bool) -> None:
-        """notify: the list changed (`listed`); notify-next: the head of it, `before` until now, is another."""
-        waiting = store_executions.in_line(tx, thing, namespace, LISTED if listed else 1)
-        self._line(tx, thing, namespace, before, waiting, listed=listed)
+    # to the device: notify says that the list changed, notify-next that its head is another
 
     def appeared(self, tx: Tx, thing: str, namespace: str) -> None:
         """A queued execution was added, at the end of the line: it is the head when it is alone there."""
         waiting = store_executions.in_line(tx, thing, namespace, LISTED)
-        self._line(tx, thing, namespace, waiting[0] if len(waiting) > 1 else None, waiting, listed=True)
+        self._listed(tx, thing, namespace, waiting)
+        if len(waiting) == 1:
+            self._headed(tx, thing, namespace, waiting[0])
 
-    def _line(
-        self, tx: Tx, thing: str, namespace: str, before: Execution | None, waiting: list[Execution], *, listed: bool
-    ) -> None:
-        suffix = f"-{namespace}" if namespace else ""
-        stamp = tx.now_ms // 1000
-        after = waiting[0] if waiting else None
-        if listed:
-            body: JsonObject = {"timestamp": stamp, "jobs": shapes.by_status(waiting)}
-            tx.emit(f"$aws/things/{thing}/jobs/notify{suffix}", body)
-        if (after and after.key) != (before and before.key):
-            following: JsonObject = {"timestamp": stamp}
-            if after is not None:
-                text = self._documents.delivered(tx, after.job)
-                following["execution"] = shapes.execution(after, tx.now_ms, codec.loads(text))
-            tx.emit(f"$aws/things/{thing}/jobs/notify-next{suffix}", following)
+    def left(self, tx: Tx, found: Execution) -> None:
+        """`found`, as it was, is in the line no more; its retry may be."""
+        waiting = store_executions.in_line(tx, found.thing, found.namespace, LISTED)
+        self._listed(tx, found.thing, found.namespace, waiting)
+        if not waiting or found.place < waiting[0].place:
+            self._headed(tx, found.thing, found.namespace, waiting[0] if waiting else None)
+
+    def began(self, tx: Tx, found: Execution, before: Execution | None) -> None:
+        """`found`, as it is, is in progress; `before` was the head of the line. The list is the same."""
+        if before is not None and before.key != found.key and found.place < before.place:
+            self._headed(tx, found.thing, found.namespace, found)
+
+    def _listed(self, tx: Tx, thing: str, namespace: str, waiting: list[Execution]) -> None:
+        body: JsonObject = {"timestamp": tx.now_ms // 1000, "jobs": shapes.by_status(waiting)}
+        tx.emit(f"$aws/things/{thing}/jobs/notify{_suffix(namespace)}", body)
+
+    def _headed(self, tx: Tx, thing: str, namespace: str, head: Execution | None) -> None:
+        body: JsonObject = {"timestamp": tx.now_ms // 1000}
+        if head is not None:
+            text = self._documents.delivered(tx, head.job)
+            body["execution"] = shapes.execution(head, tx.now_ms, codec.loads(text))
+        tx.emit(f"$aws/things/{thing}/jobs/notify-next{_suffix(namespace)}", body)
 
     # to operators
 
@@ -155,3 +159,7 @@ class Told:
     def job_changed(self, tx: Tx, job: str, status: JobStatus) -> None:
         event = JobChanged(job=job, status=status)
         tx.after_commit(lambda: self._bus.publish(event))
+
+
+def _suffix(namespace: str) -> str:
+    return f"-{namespace}" if namespace else ""

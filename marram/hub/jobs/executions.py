@@ -63,7 +63,6 @@ class Executions:
     ) -> Execution:
         """The execution as it is then; a retry of it is another. details: None leaves them. step: minutes of its step timer."""
         wanted = settings.read(job.config)
-        before = _head(tx, found)
         began = after is Status.IN_PROGRESS and found.status is not Status.IN_PROGRESS
         expires = tx.now_ms + wanted.timeout_ms if began and wanted.timeout_ms is not None else found.expires_ms
         deadline = machine.deadline(
@@ -80,6 +79,7 @@ class Executions:
             expires_ms=expires,
             deadline_ms=None if after in TERMINAL else deadline,
         )
+        before = store_executions.first(tx, found.thing, found.namespace) if began else None
         store_executions.write(tx, changed)
         if after is not found.status:
             job = store.count(tx, job.id, **{store.counter(found.status): -1, store.counter(after): 1})
@@ -88,14 +88,14 @@ class Executions:
         if after in TERMINAL:
             self.told.execution(tx, changed)
             goes_on = self._ended(tx, job, changed, wanted)
-            self.told.device(tx, found.thing, found.namespace, before, listed=True)
+            self.told.left(tx, found)
             if not goes_on:
                 self._complete(tx, job)
         else:
             if changed.deadline_ms is not None:
                 self._due(tx, changed.deadline_ms)
-            if after is not found.status:
-                self.told.device(tx, found.thing, found.namespace, before, listed=False)
+            if began:
+                self.told.began(tx, changed, before)
         return changed
 
     def _ended(self, tx: Tx, job: Job, found: Execution, wanted: settings.Settings) -> bool:
@@ -139,13 +139,12 @@ class Executions:
 
     def forget(self, tx: Tx, job: Job, found: Execution) -> None:
         """Delete the present execution; it does not count any more."""
-        before = _head(tx, found)
         store_executions.delete(tx, found.job, found.thing)
         store.count(tx, job.id, **{store.counter(found.status): -1})
         self._index.jobs(tx, found.thing, {job.id: None})
         self.told.execution(tx, found, "deleted")
         if not found.final:
-            self.told.device(tx, found.thing, found.namespace, before, listed=True)
+            self.told.left(tx, found)
 
     # the job
 
@@ -223,12 +222,6 @@ class Executions:
         job = store.job(tx, job_id)
         assert job is not None
         return job
-
-
-def _head(tx: Tx, found: Execution) -> Execution:
-    """What a device saw first while it saw `found`, which it may not see any more: its job was canceled, or is being deleted."""
-    first = store_executions.first(tx, found.thing, found.namespace)
-    return found if first is None or found.place < first.place else first
 
 
 def _why(criterion: Criterion, job: Job) -> str:

@@ -1,7 +1,11 @@
 """Jobs that another slice drives, in its transactions: what a deployment does with them."""
 
+import sqlite3
+from pathlib import Path
+
 import pytest
 
+import marram.hub.jobs
 from marram.core.errors import NotFound
 from marram.core.jobs import Status
 from marram.hub.jobs.service import ExecutionChanged
@@ -50,3 +54,24 @@ async def test_a_thing_that_left_and_is_wanted_again_has_another_execution(world
     again = world.jobs.device.next("t1", "")
     assert again is not None
     assert (again.number, again.version, again.status) == (2, 1, Status.QUEUED)
+
+
+def test_jobs_of_before_are_counted_when_their_tables_change() -> None:
+    """A data folder of 0.1.0: its jobs are driven by deployments, and have executions in every state."""
+    folder = Path(marram.hub.jobs.__file__).parent / "migrations"
+    database = sqlite3.connect(":memory:")
+    database.executescript((folder / "0001_jobs.sql").read_text())
+    for name, at in (("new", 2), ("old", 1)):
+        database.execute("INSERT INTO job VALUES (?, 'n', '{}', 'IN_PROGRESS', ?)", (name, at))
+    for number, status in enumerate([*Status, Status.QUEUED]):
+        row = ("old", f"t{number}", str(status), "{}", 1, 3, 5, None, 6)
+        database.execute("INSERT INTO job_execution VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+    database.executescript((folder / "0002_rollout.sql").read_text())
+    counters = ", ".join(status.lower() for status in Status)
+    assert database.execute(f"SELECT {counters} FROM job ORDER BY seq").fetchall() == [
+        (2, 1, 1, 1, 1, 1, 1, 1), (0, 0, 0, 0, 0, 0, 0, 0)
+    ]  # fmt: skip
+    assert database.execute("SELECT id, driven, selection, spread FROM job ORDER BY seq").fetchall() == [
+        ("old", 1, "CONTINUOUS", 1), ("new", 1, "CONTINUOUS", 1)
+    ]  # fmt: skip
+    database.close()
