@@ -5,7 +5,7 @@ import json
 import queue
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,13 +113,28 @@ class Site:
         return made
 
     def close(self) -> None:
+        """The hub is for the next test, and knows nothing of this one."""
         for client in self.clients:
             client.close()
+        for rule in self.iot.list_topic_rules()["rules"]:
+            self.iot.delete_topic_rule(ruleName=rule["ruleName"])
+        for thing in self.iot.list_things()["things"]:
+            for principal in self.iot.list_thing_principals(thingName=thing["thingName"])["principals"]:
+                self.iot.detach_thing_principal(thingName=thing["thingName"], principal=principal)
+            self.iot.delete_thing(thingName=thing["thingName"])
+        for policy in self.iot.list_policies(pageSize=100)["policies"]:
+            name = policy["policyName"]
+            for target in self.iot.list_targets_for_policy(policyName=name)["targets"]:
+                self.iot.detach_policy(policyName=name, target=target)
+            for version in self.iot.list_policy_versions(policyName=name)["policyVersions"]:
+                if not version["isDefaultVersion"]:
+                    self.iot.delete_policy_version(policyName=name, policyVersionId=version["versionId"])
+            self.iot.delete_policy(policyName=name)
 
 
 @pytest.fixture
-def site(start_hub: Callable[..., Any], tmp_path: Path) -> Iterator[Site]:
-    made = Site(start_hub(), tmp_path)
+def site(shared_hub: Any, tmp_path: Path) -> Iterator[Site]:
+    made = Site(shared_hub, tmp_path)
     yield made
     made.close()
 

@@ -14,8 +14,8 @@ Marram = Callable[..., Any]
 
 
 @pytest.fixture
-def site(start_hub: Callable[..., Any], tmp_path: Path) -> Iterator[Site]:
-    made = Site(start_hub(), tmp_path)
+def site(shared_hub: Any, tmp_path: Path) -> Iterator[Site]:
+    made = Site(shared_hub, tmp_path)
     yield made
     made.close()
 

@@ -40,8 +40,9 @@ class Device:
     def __init__(self, hub: Any, folder: Path) -> None:
         iot = hub.client("iot")
         made = iot.create_keys_and_certificate(setAsActive=True)
-        iot.create_policy(policyName="device", policyDocument=json.dumps(POLICY))
-        iot.attach_policy(policyName="device", target=made["certificateArn"])
+        name = made["certificateId"][:12]
+        iot.create_policy(policyName=name, policyDocument=json.dumps(POLICY))
+        iot.attach_policy(policyName=name, target=made["certificateArn"])
         self.hub, self.pem = hub, folder / "device.pem"
         self.pem.write_text(made["certificatePem"] + made["keyPair"]["PrivateKey"])
         self.tls = ssl.create_default_context(cafile=hub.info["ca_file"])
@@ -76,8 +77,9 @@ class Device:
 
 
 @pytest.fixture
-def hub(start_hub: Callable[..., Any]) -> Any:
-    return start_hub()
+def hub(shared_hub: Any) -> Any:
+    """One for all but the last test: each has things of its own."""
+    return shared_hub
 
 
 @pytest.fixture
@@ -129,10 +131,10 @@ async def test_device_https_and_the_api_say_the_same(device: Device) -> None:
 def test_named_shadows_in_pages(hub: Any) -> None:
     data = hub.client("iot-data")
     for at in range(7):
-        data.update_thing_shadow(thingName="lamp", shadowName=f"s{at}", payload=b'{"state": {}}')
+        data.update_thing_shadow(thingName="paged", shadowName=f"s{at}", payload=b'{"state": {}}')
     seen, token = [], {}
     while True:
-        page = data.list_named_shadows_for_thing(thingName="lamp", pageSize=3, **token)
+        page = data.list_named_shadows_for_thing(thingName="paged", pageSize=3, **token)
         assert len(page["results"]) <= 3
         seen += page["results"]
         if "nextToken" not in page:
@@ -144,18 +146,18 @@ def test_named_shadows_in_pages(hub: Any) -> None:
 
 def test_a_shadow_outlives_its_thing_and_needs_none(hub: Any) -> None:
     iot, data = hub.client("iot"), hub.client("iot-data")
-    iot.create_thing(thingName="lamp")
-    for thing in ("lamp", "never-made"):
+    iot.create_thing(thingName="gone")
+    for thing in ("gone", "never-made"):
         data.update_thing_shadow(thingName=thing, payload=b'{"state": {"desired": {"on": true}}}')
-    iot.delete_thing(thingName="lamp")
-    for thing in ("lamp", "never-made"):
+    iot.delete_thing(thingName="gone")
+    for thing in ("gone", "never-made"):
         assert json.loads(data.get_thing_shadow(thingName=thing)["payload"].read())["state"]["desired"] == {"on": True}
 
 
 def test_more_than_ten_in_flight_on_one_connection_are_rejected(device: Device) -> None:
     """A burst: what is accepted is a version, the others are told 429, and nothing is lost or without an answer."""
     got: queue.Queue[Any] = queue.Queue()
-    at = "$aws/things/lamp/shadow/update"
+    at = "$aws/things/hasty/shadow/update"
     client = device.connect("burst", got, filters=[f"{at}/accepted", f"{at}/rejected"])
     accepted: set[str] = set()
     rejected: dict[str, int] = {}
@@ -173,7 +175,7 @@ def test_more_than_ten_in_flight_on_one_connection_are_rejected(device: Device) 
             else:
                 rejected[body["clientToken"]] = body["code"]
     assert set(rejected.values()) == {429} and not accepted & rejected.keys()
-    document = json.loads(device.hub.client("iot-data").get_thing_shadow(thingName="lamp")["payload"].read())
+    document = json.loads(device.hub.client("iot-data").get_thing_shadow(thingName="hasty")["payload"].read())
     assert document["version"] == len(accepted)
     last = max(int(token[1:]) for token in accepted)
     assert document["state"]["reported"] == {"n": last}, "the order of one connection is kept"
@@ -182,7 +184,7 @@ def test_more_than_ten_in_flight_on_one_connection_are_rejected(device: Device) 
 def test_a_will_on_a_shadow_topic_changes_no_shadow(device: Device) -> None:
     """As AWS: subscribers and rules see it, the shadow does not."""
     got: queue.Queue[Any] = queue.Queue()
-    at = "$aws/things/lamp/shadow/update"
+    at = "$aws/things/wily/shadow/update"
     device.connect("watcher", got, filters=[at])
     client = paho.Client(CallbackAPIVersion.VERSION2, client_id="dying")
     client.tls_set_context(device.tls)
@@ -196,13 +198,14 @@ def test_a_will_on_a_shadow_topic_changes_no_shadow(device: Device) -> None:
     client.loop_stop()
     assert got.get(timeout=LIMIT_S) == (at, {"state": {"reported": {"connected": False}}})
     with pytest.raises(ClientError, match="No shadow exists"):
-        device.hub.client("iot-data").get_thing_shadow(thingName="lamp")
+        device.hub.client("iot-data").get_thing_shadow(thingName="wily")
 
 
 def test_a_wish_that_is_not_reached_is_told_through_a_rule_over_a_restart(
-    device: Device, start_hub: Callable[..., Any]
+    start_hub: Callable[..., Any], tmp_path: Path
 ) -> None:
-    hub = device.hub
+    hub = start_hub()
+    device = Device(hub, tmp_path)
     got: queue.Queue[Any] = queue.Queue()
     role = f"arn:aws:iam::{hub.info['account_id']}:role/marram-service"
     hub.client("iot").create_topic_rule(
@@ -241,3 +244,4 @@ def test_a_wish_that_is_not_reached_is_told_through_a_rule_over_a_restart(
     client.on_disconnect = lambda *_: ended.put(None)
     client.publish("$marram/events/shadow/reached/lamp", b"{}", qos=1)
     ended.get(timeout=LIMIT_S)
+    device.close()
