@@ -428,3 +428,18 @@ async def test_keys_of_0_1_0_become_keys_of_users(tmp_path: Path, monkeypatch: p
             ("Ci", 7), ("admin", 7), ("ci", 7),
         ]  # fmt: skip
         await identity.keys.add("ci")  # two keys now
+
+
+async def test_why_a_user_or_a_role_may_or_may_not(hub):
+    await hub.identity.create_key("anna", DOCUMENT)
+    await role(hub, "r", {"Effect": "Deny", "Action": "iot:*", "Resource": "*"})
+    for principal, decision in (
+        (f"{IAM}user/anna", "allowed"),
+        (f"{IAM}role/r", "explicit deny"),
+    ):
+        why = await hub.call(
+            "identity/ExplainPolicy", "marram", principal=principal, action="iot:ListThings", resource="*"
+        )
+        assert why["decision"] == decision
+    with pytest.raises(NotFound):
+        await hub.call("identity/ExplainPolicy", "marram", principal=f"{IAM}user/none", action="iot:X", resource="*")

@@ -4,6 +4,7 @@ from typing import Final
 
 from marram.core.errors import Invalid, Unsupported
 from marram.core.policy import trace, variables
+from marram.hub.identity.api.iam_policies import entity_of
 from marram.hub.identity.api.policies import named
 from marram.hub.identity.service import Identity, Subject
 from marram.hub.slice import Call, Params, Result, anything, operation
@@ -82,7 +83,9 @@ async def get_effective_policies(service: Identity, call: Call, params: Params) 
 @operation("marram", "identity/ExplainPolicy", resource=anything)
 async def explain_policy(service: Identity, call: Call, params: Params) -> Result:
     principal, client_id = str(params["principal"]), params.get("clientId")
-    if principal.startswith("arn:"):
+    if principal.startswith("arn:aws:iam:"):
+        subject = service.simulated(entity_of(service, principal), ())
+    elif principal.startswith("arn:"):
         subject = service.subjects.hypothetical(service.certificates.of_arn(principal), client_id)
     else:
         subject = service.keys.key(principal).subject

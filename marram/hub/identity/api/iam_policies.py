@@ -264,7 +264,7 @@ async def simulate_principal_policy(service: Identity, call: Call, params: Param
             "ResourceHandlingOption": "it is of EC2",
         },
     )
-    subject = service.simulated(_entity(service, str(params["PolicySourceArn"])), params.get("PolicyInputList") or [])
+    subject = service.simulated(entity_of(service, str(params["PolicySourceArn"])), params.get("PolicyInputList") or [])
     context: dict[str, str | tuple[str, ...]] = {
         str(entry["ContextKeyName"]): tuple(map(str, entry.get("ContextKeyValues") or ()))
         for entry in params.get("ContextEntries") or ()
@@ -292,7 +292,7 @@ async def simulate_principal_policy(service: Identity, call: Call, params: Param
     return page_of_names("EvaluationResults", sorted(keys), params, judged)
 
 
-def _entity(service: Identity, text: str) -> tuple[Literal["user", "role"], str]:
+def entity_of(service: Identity, text: str) -> tuple[Literal["user", "role"], str]:
     parsed = arn.parse(text)
     kind, _, rest = parsed.resource.partition("/")
     if parsed.service != "iam" or kind not in ("user", "role"):
