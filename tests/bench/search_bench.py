@@ -14,11 +14,11 @@ from types import ModuleType
 from typing import Any, Final
 
 CALLS: Final = 200
-# {site}, {line}, {serial}: by chance. Each is of two terms; the last finds nothing, which takes the longest.
+# {site}, {line}, {serial}, {head}: by chance. Each is of two terms; the last finds nothing, so it looks at all there is.
 QUERIES: Final = {
     "two_words": "attributes.site:site-{site} AND attributes.firmware:1.3.0",
     "two_bare_words": "site-{site} 1.3.0",
-    "word_and_prefix": "attributes.site:site-{site} AND thingName:pump-00{line}*",
+    "word_and_prefix": "thingTypeName:pump AND thingName:pump-{head}*",
     "word_and_range": 'thingTypeName:pump AND attributes.serial:["sn{serial}" TO "sn{serial}z"]',
     "one_thing": "attributes.serial:sn{serial} AND thingTypeName:pump",
     "word_and_not": "thingGroupNames:line-{line} NOT attributes.site:site-{site}",
@@ -81,11 +81,11 @@ def asked(api: Any, text: str, things: int, calls: int) -> dict[str, float]:
             site = chance.randrange(registry.SITES)
             serial = f"{chance.randrange(things):010d}"
             other = (site + 1) % registry.LINES  # the line of a thing is its site's last digit
-            query = text.format(line=line, site=site, serial=serial, other=other)
+            query = text.format(line=line, site=site, serial=serial, head=serial[-7:-3], other=other)
             began = time.perf_counter()
             answer = api.call("POST", "/indices/search", body={"queryString": query})
             spent.append(time.perf_counter() - began)
-            assert bool(answer["things"]) == (".other" not in text and "{other}" not in text) or "-00" in text, query
+            assert bool(answer["things"]) == ("{other}" not in text), query
         spent.sort()
         rounds.append((1000 * spent[calls * 99 // 100], 1000 * spent[calls // 2]))
     p99, p50 = min(rounds)

@@ -16,7 +16,9 @@ from marram.kit.db import Tx, Value
 
 FEW: Final = 2_000  # documents: a part of a query with fewer is the way
 WINDOW: Final = 10_000  # documents of one step
-COUNTED: Final = 50_000  # entries: words are compared up to here
+COUNTED: Final = 20_000  # entries: words are compared up to here
+MERGED: Final = 5_000  # entries: of two words with more, both lists are walked together, which is less than to probe
+MANY_FIELDS: Final = 2_000
 _LAST: Final = "\U0010ffff"
 
 
@@ -29,11 +31,15 @@ NOTHING: Final = Sql("")
 
 
 class Way(NamedTuple):
-    """`source` selects documents as column doc; `rest` is what they must fulfil besides. has_all: it is small."""
+    """`source` selects documents as column doc; `rest` is what they must fulfil besides. has_all: it is small.
+
+    also: a second selection of which they must be; both are in order, and are walked together.
+    """
 
     source: Sql
     rest: Sql
     has_all: bool
+    also: Sql | None = None
 
 
 class Span(NamedTuple):
@@ -48,7 +54,7 @@ class Span(NamedTuple):
 
 def way(tx: Tx, node: Node) -> Way:
     """Choose by counting, which is bounded itself."""
-    parts = list(query.flat([node]))
+    parts = [_settled(tx, part) for part in query.flat([node])]
     best: tuple[int, Sql, Node | None] | None = None
     for part in parts:
         for source, exact in _sources(part):
@@ -61,8 +67,11 @@ def way(tx: Tx, node: Node) -> Way:
         return Way(distinct, _all_of(part for part in parts if part is not used), has_all=True)
     words = [part for part in parts if isinstance(part, Word) and part.field is not None]
     if words:
-        by = words[0] if len(words) == 1 else min(words, key=lambda word: _count(tx, _entries(word), COUNTED))
-        return Way(_entries(by), _all_of(part for part in parts if part is not by), has_all=False)
+        sizes = [_count(tx, _entries(word), COUNTED) if len(words) > 1 else 0 for word in words]
+        ranked = sorted(range(len(words)), key=sizes.__getitem__)
+        by = [words[at] for at in ranked[: 2 if sizes[ranked[0]] > MERGED else 1]]
+        rest = _all_of(part for part in parts if not any(part is used for used in by))
+        return Way(_entries(by[0]), rest, has_all=False, also=_entries(by[1]) if len(by) > 1 else None)
     return Way(Sql("SELECT id AS doc FROM registry_index_doc"), _all_of(parts), has_all=False)
 
 
@@ -84,10 +93,20 @@ def documents(tx: Tx, way: Way, span: Span, limit: int) -> list[int]:
 
 def within(way: Way, span: Span, join: Sql = NOTHING) -> Sql:
     """FROM and WHERE for the documents of a window that fit, as x.doc. join: more of FROM."""
-    upto = () if span.last is None else (span.last,)
+    bounds: tuple[Value, ...] = (span.after,) if span.last is None else (span.after, span.last)
+    upto = "" if span.last is None else " AND {0}.doc <= ?"
+    source = way.source
+    if way.also is not None:
+        # With the bounds within each half, and an order that a limit keeps SQLite from leaving out, it merges the two as
+        # they lie in the index; else it would put one of them into a tree of its own first.
+        inside = f" AND t.doc > ?{upto.format('t')}"
+        source = Sql(
+            f"{way.source.text}{inside} INTERSECT {way.also.text}{inside} ORDER BY 1 LIMIT {2 * WINDOW}",
+            (*way.source.params, *bounds, *way.also.params, *bounds),
+        )
     return Sql(
-        f"FROM ({way.source.text}) x {join.text} WHERE x.doc > ? {'AND x.doc <= ? ' if upto else ''}AND {way.rest.text}",
-        (*way.source.params, *join.params, span.after, *upto, *way.rest.params),
+        f"FROM ({source.text}) x {join.text} WHERE x.doc > ?{upto.format('x')} AND {way.rest.text}",
+        (*source.params, *join.params, *bounds, *way.rest.params),
     )
 
 
@@ -123,6 +142,19 @@ def fitting(tx: Tx, node: Node, docs: Sequence[int]) -> list[tuple[int, str]]:
         *docs, *fits.params,
     )  # fmt: skip
     return [(int(doc), str(thing)) for doc, thing in rows]
+
+
+def _settled(tx: Tx, part: Node) -> Node:
+    """A word that is in one field only is a word of that field, of which all documents are in order."""
+    if not isinstance(part, Word) or part.field is not None:
+        return part
+    rows = tx.all(
+        "SELECT f.name FROM registry_index_field f WHERE f.id > 0 AND f.id <= ? AND EXISTS"
+        " (SELECT 1 FROM registry_index_term t WHERE t.field = f.id AND t.text = ?) LIMIT 2",
+        MANY_FIELDS, part.text,
+    )  # fmt: skip
+    more = tx.one("SELECT 1 FROM registry_index_field WHERE id > ? LIMIT 1", MANY_FIELDS)
+    return Word(str(rows[0][0]), part.text) if len(rows) == 1 and more is None else part
 
 
 def _count(tx: Tx, source: Sql, limit: int) -> int:
@@ -198,7 +230,9 @@ def _entries(leaf: Leaf) -> Sql:
 
 def _where(leaf: Leaf, *, is_probe: bool = False) -> Sql:
     """What is true of an entry that fits: core.query's `fits`. is_probe: of one document."""
-    if leaf.field is None:
+    if leaf.field is None and is_probe:
+        field = Sql("t.field > 0")
+    elif leaf.field is None:
         field = Sql("t.field IN (SELECT f.id FROM registry_index_field f WHERE f.id > 0)")
     else:
         field = Sql("t.field = (SELECT f.id FROM registry_index_field f WHERE f.name = ?)", (leaf.field,))
