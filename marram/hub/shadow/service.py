@@ -23,6 +23,7 @@ from marram.kit.db import Db, Tx
 NAME: Final = re.compile(r"[$a-zA-Z0-9:_-]{1,64}")
 THING: Final = re.compile(r"[a-zA-Z0-9:_-]{1,128}")
 MAX_MAX_BYTES: Final = 30 * 1024  # what AWS raises the 8 KB to on request
+IN_FLIGHT: Final = 10
 EVENTS: Final = "$marram/events/shadow"
 
 T = TypeVar("T")
@@ -33,7 +34,7 @@ class Settings:
     """Section [shadow] of marram.toml. Raises Invalid for a value that cannot be."""
 
     max_document_bytes: int = algebra.MAX_BYTES
-    in_flight: int = 10  # requests of one MQTT connection; more are rejected with 429; 0 = any number
+    in_flight: int = IN_FLIGHT  # requests of one MQTT connection; more are rejected with 429; 0 = any number
     unreached_minutes: int = 15  # a wish that is not reached for so long is told; 0 = never
 
     def __post_init__(self) -> None:
