@@ -11,7 +11,8 @@ from typing import Final
 from marram.core.errors import MarramError
 from marram.core.mqtt import packets
 from marram.hub.broker import presence
-from marram.hub.broker.session import Ack, Link
+from marram.hub.broker.message import Ack
+from marram.hub.broker.session import Link
 from marram.hub.broker.tick import Tick
 from marram.kit.log import logger
 from marram.kit.seglog import Journal

@@ -12,7 +12,8 @@ from typing import Final
 from marram.core.errors import LimitExceeded, MarramError, Unavailable
 from marram.core.segment import RECORD_BYTES, Record
 from marram.hub.broker.acks import Acks
-from marram.hub.broker.session import Ack, Entry, Session
+from marram.hub.broker.message import Ack, Entry
+from marram.hub.broker.session import Session
 from marram.hub.broker.tick import Tick
 from marram.kit import metrics
 from marram.kit.log import logger

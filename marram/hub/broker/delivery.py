@@ -18,9 +18,10 @@ from marram.core.segment import KIND_MESSAGE, Record
 from marram.hub.broker.acks import Acks
 from marram.hub.broker.commits import Commits
 from marram.hub.broker.matching import Matching
+from marram.hub.broker.message import Ack, Entry, Message
 from marram.hub.broker.retained import RetainedMessages
 from marram.hub.broker.route import Group, Match, Subscription
-from marram.hub.broker.session import Ack, Entry, Link, Message, Session
+from marram.hub.broker.session import Link, Session
 from marram.hub.broker.store import Retained
 from marram.hub.broker.tick import Tick
 from marram.kit.clock import Clock

@@ -15,8 +15,9 @@ from marram.core.errors import Unavailable
 from marram.core.segment import KIND_MESSAGE, Record
 from marram.hub.broker.delivery import aged
 from marram.hub.broker.matching import Matching
+from marram.hub.broker.message import Entry, Lent, Message
 from marram.hub.broker.recovery import Changes
-from marram.hub.broker.session import Entry, Lent, Message, Session, dropped
+from marram.hub.broker.session import Session, dropped
 from marram.hub.broker.tick import Tick
 from marram.kit.clock import Clock
 from marram.kit.log import logger

@@ -19,21 +19,11 @@ from marram.hub.broker.commits import Commits
 from marram.hub.broker.delivery import Delivery, aged
 from marram.hub.broker.feeding import Feeding
 from marram.hub.broker.matching import Matching
+from marram.hub.broker.message import Ack, Entry, Lent, Message, Waiting
 from marram.hub.broker.recovery import Changes
 from marram.hub.broker.reserved import Reserved
 from marram.hub.broker.route import Match
-from marram.hub.broker.session import (
-    MAX_PAYLOAD,
-    MAX_ROUTES,
-    Ack,
-    Entry,
-    Lent,
-    Link,
-    Message,
-    Session,
-    Waiting,
-    dropped,
-)
+from marram.hub.broker.session import MAX_PAYLOAD, MAX_ROUTES, Link, Session, dropped
 from marram.hub.broker.tick import Tick
 from marram.kit import metrics
 

@@ -11,8 +11,9 @@ from marram.core import codec
 from marram.core.codec import JsonObject, JsonValue
 from marram.core.errors import Corrupt
 from marram.core.segment import KIND_SESSION, Record
+from marram.hub.broker.message import Ack, Entry
 from marram.hub.broker.route import Subscription
-from marram.hub.broker.session import Ack, Entry, Session
+from marram.hub.broker.session import Session
 from marram.hub.broker.tick import Tick
 from marram.hub.identity.service import Kind, Subject
 from marram.kit.clock import Clock

@@ -12,7 +12,8 @@ from typing import Final
 from marram.core.errors import MarramError, Unavailable
 from marram.core.topic import Templates
 from marram.hub import slice as declared
-from marram.hub.broker.session import Ack, dropped
+from marram.hub.broker.message import Ack
+from marram.hub.broker.session import dropped
 from marram.hub.identity.service import Subject
 from marram.hub.slice import TopicMessage
 from marram.kit.clock import Clock

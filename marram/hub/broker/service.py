@@ -26,12 +26,13 @@ from marram.hub.broker.dryrun import DryRun
 from marram.hub.broker.feeding import Feeding
 from marram.hub.broker.housekeeping import Housekeeping
 from marram.hub.broker.matching import NOTHING, Matching
+from marram.hub.broker.message import Ack, Asked, Entry, Message
 from marram.hub.broker.publishing import Publishing
 from marram.hub.broker.rates import HubRates
 from marram.hub.broker.recovery import Changes
 from marram.hub.broker.reserved import Reserved
 from marram.hub.broker.retained import RetainedMessages
-from marram.hub.broker.session import MAX_PAYLOAD, Ack, Asked, Entry, Link, Message
+from marram.hub.broker.session import MAX_PAYLOAD, Link
 from marram.hub.broker.settings import Settings
 from marram.hub.broker.sharing import Sharing
 from marram.hub.broker.states import ConnectionChanged, Index, States

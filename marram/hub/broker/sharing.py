@@ -12,9 +12,10 @@ from typing import Final
 from marram.core import topic as topics
 from marram.hub.broker import recovery
 from marram.hub.broker.feeding import Feeding
+from marram.hub.broker.message import Entry, Lent, Message
 from marram.hub.broker.recovery import Changes
 from marram.hub.broker.route import Group, Subscription
-from marram.hub.broker.session import Entry, Lent, Link, Message, Session, dropped
+from marram.hub.broker.session import Link, Session, dropped
 from marram.hub.broker.settings import Settings
 from marram.hub.identity.service import Subject
 from marram.kit.clock import Entropy

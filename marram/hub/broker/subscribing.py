@@ -12,10 +12,11 @@ from marram.core.mqtt.packets import Properties, Subscribe, Unsubscribe, Wish
 from marram.hub.broker import presence, recovery
 from marram.hub.broker.acks import Later
 from marram.hub.broker.delivery import Delivery
+from marram.hub.broker.message import Ack
 from marram.hub.broker.rates import HubRates
 from marram.hub.broker.recovery import Changes
 from marram.hub.broker.route import Router, Subscription
-from marram.hub.broker.session import Ack, Link, Session
+from marram.hub.broker.session import Link, Session
 from marram.hub.broker.settings import Settings
 from marram.hub.broker.sharing import Sharing
 from marram.hub.broker.tick import Tick

@@ -7,7 +7,8 @@ import asyncio
 from collections.abc import Callable
 
 from marram.core.segment import Record
-from marram.hub.broker.session import Ack, Entry, Link
+from marram.hub.broker.message import Ack, Entry
+from marram.hub.broker.session import Link
 from marram.kit.clock import Clock
 
 

@@ -5,7 +5,8 @@ from marram.core.mqtt import v5
 from marram.core.mqtt.packets import PUBLISH, Will
 from marram.hub.broker.delivery import Delivery, head
 from marram.hub.broker.matching import Matching
-from marram.hub.broker.session import Entry, Link, Session
+from marram.hub.broker.message import Entry
+from marram.hub.broker.session import Link, Session
 from marram.hub.broker.tick import Tick
 from marram.hub.identity.service import Identity, Subject
 

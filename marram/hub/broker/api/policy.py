@@ -42,7 +42,7 @@ async def dry_run_policy(service: "Broker", call: Call, params: Params) -> Resul
 
 
 def _request(given: Mapping[str, object]) -> Request:
-    context = cast("Mapping[str, Sequence[str]]", given.get("context") or {})  # as the model has it
+    context = cast("Mapping[str, Sequence[str]]", given.get("context") or {})
     client_id = given.get("clientId")
     return Request(
         principal=str(given["principal"]),
