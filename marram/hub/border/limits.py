@@ -222,7 +222,7 @@ FIXED: Final = (
     Fixed("JSON depth", "levels of a document", "marram.core.codec:MAX_DEPTH", "no figure", "core/codec.py"),
     Fixed("policy versions", "of one policy", "marram.hub.identity.policies:MAX_VERSIONS", "5", "hub/identity"),
     Fixed("policies", "of one target", "marram.hub.identity.policies:MAX_POLICIES", "10", "hub/identity"),
-    Fixed("shadow", "bytes of its state (`[shadow] max_document_bytes`, up to 30720)", "marram.core.shadow:MAX_BYTES", "8192", "hub/shadow"),
+    Fixed("shadow", "bytes of its state (`[shadow] max_document_bytes`, to 30720)", "marram.core.shadow:MAX_BYTES", "8192", "hub/shadow"),
     Fixed("shadow depth", "levels of desired or reported", "marram.core.shadow:MAX_DEPTH", "8", "core/shadow.py"),
     Fixed("shadow requests", "in flight on a connection (`[shadow] in_flight`)", "marram.hub.shadow.service:IN_FLIGHT", "10", "hub/shadow"),
     Fixed("client token", "bytes of a shadow request's clientToken", "marram.core.shadow:MAX_TOKEN_BYTES", "64", "core/shadow.py"),
