@@ -14,12 +14,19 @@ from marram.core import query
 from marram.core.query import All, And, Entry, Exists, Leaf, Node, Not, Or, Phrase, Range, Wild, Word
 from marram.kit.db import Tx, Value
 
-FEW: Final = 2_000  # documents: a part of a query with fewer is the way
-WINDOW: Final = 10_000  # documents of one step
-COUNTED: Final = 20_000  # entries: words are compared up to here
-MERGED: Final = 5_000  # entries: of two words with more, both lists are walked together, which is less than to probe
 MANY_FIELDS: Final = 2_000
 _LAST: Final = "\U0010ffff"
+
+
+class Sizes(NamedTuple):
+    """few: documents; a part of a query with fewer is the way. window: documents of one step. counted: words are compared
+    up to so many entries. merged: of two words with more entries, both lists are walked together, which costs less than to
+    probe."""
+
+    few: int = 2_000
+    window: int = 10_000
+    counted: int = 20_000
+    merged: int = 5_000
 
 
 class Sql(NamedTuple):
@@ -28,6 +35,7 @@ class Sql(NamedTuple):
 
 
 NOTHING: Final = Sql("")
+DEFAULT: Final = Sizes()
 
 
 class Way(NamedTuple):
@@ -40,6 +48,7 @@ class Way(NamedTuple):
     rest: Sql
     has_all: bool
     also: Sql | None = None
+    sizes: Sizes = DEFAULT
 
 
 class Span(NamedTuple):
@@ -52,27 +61,27 @@ class Span(NamedTuple):
 # the way
 
 
-def way(tx: Tx, node: Node) -> Way:
+def way(tx: Tx, node: Node, sizes: Sizes = DEFAULT) -> Way:
     """Choose by counting, which is bounded itself."""
     parts = [_settled(tx, part) for part in query.flat([node])]
     best: tuple[int, Sql, Node | None] | None = None
     for part in parts:
         for source, exact in _sources(part):
-            size = _count(tx, source, FEW)
-            if size < FEW and (best is None or size < best[0]):
+            size = _count(tx, source, sizes.few)
+            if size < sizes.few and (best is None or size < best[0]):
                 best = size, source, part if exact else None
     if best is not None:
         _, source, used = best
         distinct = Sql(f"SELECT DISTINCT doc FROM ({source.text}) s", source.params)  # noqa: S608 - of this module
-        return Way(distinct, _all_of(part for part in parts if part is not used), has_all=True)
+        return Way(distinct, _all_of(part for part in parts if part is not used), has_all=True, sizes=sizes)
     words = [part for part in parts if isinstance(part, Word) and part.field is not None]
     if words:
-        sizes = [_count(tx, _entries(word), COUNTED) if len(words) > 1 else 0 for word in words]
-        ranked = sorted(range(len(words)), key=sizes.__getitem__)
-        by = [words[at] for at in ranked[: 2 if sizes[ranked[0]] > MERGED else 1]]
+        entries = [_count(tx, _entries(word), sizes.counted) if len(words) > 1 else 0 for word in words]
+        ranked = sorted(range(len(words)), key=entries.__getitem__)
+        by = [words[at] for at in ranked[: 2 if entries[ranked[0]] > sizes.merged else 1]]
         rest = _all_of(part for part in parts if not any(part is used for used in by))
-        return Way(_entries(by[0]), rest, has_all=False, also=_entries(by[1]) if len(by) > 1 else None)
-    return Way(Sql("SELECT id AS doc FROM registry_index_doc"), _all_of(parts), has_all=False)
+        return Way(_entries(by[0]), rest, has_all=False, also=_entries(by[1]) if len(by) > 1 else None, sizes=sizes)
+    return Way(Sql("SELECT id AS doc FROM registry_index_doc"), _all_of(parts), has_all=False, sizes=sizes)
 
 
 def window(tx: Tx, way: Way, after: int) -> Span:
@@ -80,7 +89,7 @@ def window(tx: Tx, way: Way, after: int) -> Span:
         return Span(after, None)
     row = tx.one(
         f"SELECT x.doc FROM ({way.source.text}) x WHERE x.doc > ? ORDER BY x.doc LIMIT 1 OFFSET ?",  # noqa: S608 - constants
-        *way.source.params, after, WINDOW - 1,
+        *way.source.params, after, way.sizes.window - 1,
     )  # fmt: skip
     return Span(after, int(row[0]) if row else None)
 
@@ -101,7 +110,7 @@ def within(way: Way, span: Span, join: Sql = NOTHING) -> Sql:
         # they lie in the index; else it would put one of them into a tree of its own first.
         inside = f" AND t.doc > ?{upto.format('t')}"
         source = Sql(
-            f"{way.source.text}{inside} INTERSECT {way.also.text}{inside} ORDER BY 1 LIMIT {2 * WINDOW}",
+            f"{way.source.text}{inside} INTERSECT {way.also.text}{inside} ORDER BY 1 LIMIT {2 * way.sizes.window}",
             (*way.source.params, *bounds, *way.also.params, *bounds),
         )
     return Sql(

@@ -38,6 +38,7 @@ WORDS = [
 ODD = ["", "  ", "a\0b", "1 a", "%", "_", "\\", '"']
 NAMES = ["t1", "t2", "pump-1", "Pump_2", "T3"]
 EXAMPLES = 5000 if os.environ.get("MARRAM_FULL") else 60
+SMALL = index_query.Sizes(few=1, window=2, counted=3, merged=1)  # so that every way is gone, in several windows
 SETTINGS = Settings(things=True, shadow=True, connectivity=True, named=("cfg",))
 SECTIONS = [f"shadow{named}.{section}" for named in ("", ".name.cfg") for section in ("desired", "reported", "delta")]
 FIELDS = [
@@ -169,11 +170,20 @@ class Fleet:
         self.db.write_sync(work)
         self.known = fleet
 
-    def by_index(self, node: query.Node) -> set[str]:
-        def work(tx: Any) -> set[str]:
-            way = index_query.way(tx, node)
-            docs = index_query.documents(tx, way, index_query.window(tx, way, 0), 1000)
-            return {thing for _, thing in index_query.fitting(tx, index_query.All(), docs)}
+    def by_index(self, node: query.Node, sizes: index_query.Sizes) -> list[str]:
+        """Window by window."""
+
+        def work(tx: Any) -> list[str]:
+            way = index_query.way(tx, node, sizes)
+            docs: list[int] = []
+            at: int | None = 0
+            while at is not None:
+                span = index_query.window(tx, way, at)
+                found = index_query.documents(tx, way, span, 1000)
+                assert index_query.how_many(tx, way, span) == len(found)
+                docs += found
+                at = span.last
+            return [thing for _, thing in index_query.fitting(tx, index_query.All(), docs)]
 
         return self.db.read_now(work)
 
@@ -235,7 +245,9 @@ def test_index_and_evaluator_agree(fleet: Fleet, seed: int) -> None:
         if node is None:
             continue
         expected = fleet.by_evaluator(node)
-        assert fleet.by_index(node) == expected, text
+        for sizes in (index_query.DEFAULT, SMALL):
+            found = fleet.by_index(node, sizes)
+            assert sorted(found) == sorted(expected), text
         assert fleet.by_scan(node) == expected, text
 
 
