@@ -649,9 +649,8 @@ def test_a_device_gets_credentials_for_its_certificate(world: World, tmp_path: P
 
     assert provider(world, alias, tmp_path)[0] == 403  # no policy yet
     policy = world.name("policy")
-    iot.create_policy(
-        policyName=policy, policyDocument=document({"Action": "iot:AssumeRoleWithCertificate", "Resource": alias_arn})
-    )
+    asking = {"Action": "iot:AssumeRoleWithCertificate", "Resource": alias_arn}
+    iot.create_policy(policyName=policy, policyDocument=document(asking))
     iot.attach_policy(policyName=policy, target=made["certificateArn"])
     assert provider(world, alias, tmp_path, thing)[0] == 403  # not attached to the thing it says it is
     iot.attach_thing_principal(thingName=thing, principal=made["certificateArn"])
@@ -668,7 +667,14 @@ def test_a_device_gets_credentials_for_its_certificate(world: World, tmp_path: P
     refused("AccessDenied", lambda: s3.put_object(Bucket=bucket, Key="other/a", Body=b"1"), 403)
     refused("AccessDenied", lambda: s3.get_object(Bucket=bucket, Key=f"{thing}/a"), 403)
     assert world.client("sts", session).get_caller_identity()["Arn"].endswith(f"/{name}/{made['certificateId']}")
-    # Without the thing's name in the request there is none in the policy.
+    # The policy of the certificate may ask about the thing, too.
+    of_a_site = {**asking, "Condition": {"StringEquals": {"iot:Connection.Thing.Attributes[site]": "north"}}}
+    iot.create_policy_version(policyName=policy, policyDocument=document(of_a_site), setAsDefault=True)
+    assert provider(world, alias, tmp_path, thing)[0] == 403
+    iot.update_thing(thingName=thing, attributePayload={"attributes": {"site": "north"}})
+    assert (provider(world, alias, tmp_path, thing)[0], provider(world, alias, tmp_path)[0]) == (200, 403)
+    iot.set_default_policy_version(policyName=policy, policyVersionId="1")
+    # Without the thing's name in the request there is none in the role's policy.
     bare = provider(world, alias, tmp_path)[1]["credentials"]
     anonymous = world.client("s3", (bare["accessKeyId"], bare["secretAccessKey"], bare["sessionToken"]))
     refused("AccessDenied", lambda: anonymous.put_object(Bucket=bucket, Key=f"{thing}/b", Body=b"1"), 403)

@@ -23,6 +23,7 @@ DEFAULT_S: Final = 3600
 SESSION_POLICY_LIMIT: Final = 2048
 MAX_POLICY_ARNS: Final = 10
 ALIAS: Final = re.compile(r"[\w=,@-]{1,128}", re.ASCII)
+DEVICE_ACTION: Final = "iot:AssumeRoleWithCertificate"
 DEVICE_SERVICE: Final = "credentials.iot.amazonaws.com"
 ASSUME: Final = "sts:AssumeRole"
 # A session of a user (GetSessionToken) may what the user may, but make no lasting credentials, as in AWS without MFA.
@@ -197,15 +198,22 @@ class Assuming:
 
     # the credentials provider
 
-    async def for_device(self, alias_name: str, certificate_id: str, thing: str | None, source_ip: str) -> Minted:
+    async def for_device(self, alias_name: str, device: Subject, thing: str | None, source_ip: str) -> Minted:
         """Credentials of an alias's role for a device that may have them (`iot:AssumeRoleWithCertificate`).
 
-        thing: that the device says it is. Raises NotFound; Denied when the role is gone or its trust policy does not let
-        the credentials provider in, or when the certificate is not attached to the thing.
+        thing: that the device says it is; its policies may ask about it. Raises Denied when they do not allow it, when the
+        certificate is not attached to the thing, when the role is gone or does not trust the credentials provider; NotFound.
         """
+        certificate_id = device.principal
+        if thing is not None:
+            if thing not in self._subjects.attached_things(certificate_id):
+                raise Denied(f"the certificate is not attached to thing {thing}")
+            device = self._subjects.with_client(device, thing)
+        seen = {"aws:SourceIp": source_ip, "aws:SecureTransport": "true", "aws:RequestedRegion": self._base.region}
+        if not self._subjects.may(device, DEVICE_ACTION, self.alias_arn(alias_name), seen):
+            why = self._subjects.denial(device, DEVICE_ACTION, self.alias_arn(alias_name), seen)
+            raise Denied(why, action=DEVICE_ACTION, resource=self.alias_arn(alias_name))
         alias = await self.alias(alias_name)
-        if thing is not None and thing not in self._subjects.attached_things(certificate_id):
-            raise Denied(f"the certificate is not attached to thing {thing}")
         facts = self._base.things.facts(thing) if thing is not None else None
         values = {
             "credentials-iot:ThingName": thing or "",

@@ -21,7 +21,7 @@ from tests.hub.border.conftest import COMPONENT, LOOKS, Door
 ACCOUNT, REGION = contract.ACCOUNT, contract.REGION
 # Routes that anybody may call, and those that any active certificate may: the function decides what it sees of itself.
 OPEN = {("GET", "/marram/ca"), ("POST", "/marram/join"), ("POST", "/marram/session")}
-OWN = {("POST", "/greengrass/v2/resolveComponentCandidates")}
+OWN = {("POST", "/greengrass/v2/resolveComponentCandidates"), ("GET", "/role-aliases/{alias}/credentials")}
 # Operations that need a valid signature and no right: they say who asks, or another document says who may (a role's trust).
 PUBLIC = {("sts", "GetCallerIdentity"), ("sts", "AssumeRole"), ("sts", "GetSessionToken")}
 

@@ -61,17 +61,12 @@ async def list_role_aliases(service: Identity, call: Call, params: Params) -> Re
     return {"roleAliases": list(shown), "nextMarker": last}
 
 
-@route(
-    "GET",
-    "/role-aliases/{alias}/credentials",
-    auth="certificate",
-    action="iot:AssumeRoleWithCertificate",
-    resource=lambda region, account, params: arn.build("iot", region, account, f"rolealias/{params['alias']}"),
-)
+@route("GET", "/role-aliases/{alias}/credentials", auth="certificate")
 async def credentials(service: Identity, request: RawRequest) -> RawResponse:
+    """Judged there, with the thing that the device says it is: iot:AssumeRoleWithCertificate on the alias."""
     assert request.subject is not None
     made = await service.assuming.for_device(
-        request.params["alias"], request.subject.principal, request.headers.get(THING_HEADER), request.source_ip
+        request.params["alias"], request.subject, request.headers.get(THING_HEADER), request.source_ip
     )
     answer = {
         "credentials": {
