@@ -53,4 +53,4 @@ bench-ml bench-idle screenshots dist:
 	@echo "make $@ is not there yet: it comes with a later issue (docs/map.md)" >&2; exit 1
 
 clean:
-	@rm -rf $(VENV) .venv-bench build dist
+	@rm -rf $(VENV) .venv-bench .clients build dist

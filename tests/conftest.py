@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 READY_S = 30.0
+# Clients that tools/test_setup.sh installs apart: aws, node. What a machine has of its own stands behind.
+os.environ["PATH"] = f"{Path(__file__).parents[1] / '.clients' / 'bin'}:{os.environ['PATH']}"
 
 
 @dataclass
