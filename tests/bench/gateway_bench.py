@@ -18,6 +18,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ROUNDS = 2
+IDLE = 900  # connections: a limit of 1,024 open files is common
 # name -> (arguments of mqttload, floor of the ratio in the pure-Python build)
 MODES = {
     "qos0_fleet_1000_to_1": ("-q 0 -p 1000 -s 1 -k 1 -w 500", 1.0),
@@ -52,7 +53,8 @@ def main() -> dict[str, object]:
         subprocess.run(["gcc", "-O2", "-o", str(load), str(HERE / "mqttload.c")], check=True)
         brokers = {"mosquitto": _mosquitto(folder), "marram": _marram(folder, False), "durable": _marram(folder, True)}
         try:
-            return _measure(load, brokers, folder)
+            idle = _idle(load, {name: brokers[name] for name in ("mosquitto", "marram")})
+            return {"idle_plain": idle, **_measure(load, brokers, folder)}
         finally:
             for process, _ in brokers.values():
                 process.send_signal(signal.SIGTERM)
@@ -81,6 +83,26 @@ def _measure(load: Path, brokers: dict[str, tuple[subprocess.Popen[bytes], int]]
             "lost": best[ours]["lost"],
         }
     return out
+
+
+def _idle(load: Path, brokers: dict[str, tuple[subprocess.Popen[bytes], int]]) -> dict[str, float]:
+    """Memory of a plain connection that sends nothing: before anything else, for freed memory hides what it costs."""
+    found: dict[str, float] = {}
+    for name, (process, port) in brokers.items():
+        subprocess.run([str(load), "-P", str(port), "-n", "50", "-H", "0.2"], capture_output=True, timeout=30)
+        before = _pss_kb(process.pid)
+        with subprocess.Popen(
+            [str(load), "-P", str(port), "-n", str(IDLE), "-H", "3"], stdout=subprocess.DEVNULL
+        ) as run:
+            time.sleep(2.5)  # states of connections are written once a second, and forgotten then
+            found[f"{name}_kb"] = (_pss_kb(process.pid) - before) / IDLE
+            run.wait(30)
+    return found
+
+
+def _pss_kb(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("Pss:")).split()[1])
 
 
 def _run(load: Path, arguments: str, port: int, pid: int) -> dict[str, float]:

@@ -264,7 +264,7 @@ def _all(sock: socket.socket) -> bytes:
     ("data", "code"),
     [
         pytest.param(b"\x30\xff\xff\xff\xff\x7f", 0x81, id="a length of five bytes"),
-        pytest.param(b"\x30\x80\x80\x80\x7f", 0x95, id="266 MB are announced"),
+        pytest.param(b"\x30\x80\x80\x80\x7f", 0x97, id="266 MB are announced"),
         pytest.param(b"\x32\x05\x00\x01a\x00\x00", 0x82, id="packet id 0"),
         pytest.param(b"\x30\x04\x00\x05ab", 0x81, id="a topic longer than its packet"),
         pytest.param(b"\x36\x06\x00\x01a\x00\x01x", 0x81, id="QoS 3"),

@@ -113,19 +113,20 @@ class States:
 
     async def write(self) -> None:
         """All that changed until now; what cannot be written is tried again with the next change."""
-        states = self._writing = self._changed
-        self._changed = {}
-        items = list(states.values())
+        self._writing, self._changed = self._changed, {}
+        items = list(self._writing.values())
+        written = 0
         try:
             for at in range(0, len(items), WRITTEN_AT_ONCE):
                 part = items[at : at + WRITTEN_AT_ONCE]
                 await self._db.write(lambda tx, part=part: self._save(tx, part))  # type: ignore[misc]  # mypy: lambda default
+                written += len(part)
         except Unavailable as exc:
-            log.warning("broker.states_not_written", count=len(items), reason=exc.message)
-            for client_id, state in states.items():
-                self._changed.setdefault(client_id, state)
-        finally:
+            log.warning("broker.states_not_written", count=len(items) - written, reason=exc.message)
+        finally:  # also when the hub stops meanwhile: its last write takes them
             self._writing = {}
+            for state in items[written:]:
+                self._changed.setdefault(state.client_id, state)
 
     async def forget_old(self) -> None:
         """A few hundred rows further: those that are long gone are deleted. Raises Unavailable."""

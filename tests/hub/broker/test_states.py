@@ -246,6 +246,20 @@ async def _nothing() -> None:
     """Writes nothing."""
 
 
+async def test_states_that_could_not_be_written_are_written_later(world, monkeypatch) -> None:
+    async def fails(_work) -> None:
+        raise Unavailable("the disk is full")
+
+    await (await world.client("c")).disconnect()
+    with monkeypatch.context() as patch:
+        patch.setattr(world.db, "write", fails)
+        await world.broker._states.write()
+    assert world.broker.connection("c").reason == presence.CLIENT
+    await world.broker._states.write()
+    assert not world.broker._states._changed
+    assert world.broker.connection("c").reason == presence.CLIENT
+
+
 async def test_what_is_long_gone_is_forgotten(world) -> None:
     await (await world.client("old")).disconnect()
     await world.broker._states.write()
