@@ -23,6 +23,7 @@ ADMIN: Final = "admin"
 ALL_ALLOWED: Final = '{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"*","Resource":"*"}]}'
 OWN_POLICY: Final = "marram-key"  # the inline policy of a user that was made together with its key
 MAX_KEYS: Final = 2
+KEYS_NOW: Final = 1024
 
 KeyStatus = Literal["Active", "Inactive"]
 
@@ -44,6 +45,7 @@ class KeyInfo:
 class Keys:
     def __init__(self, base: Base, pki: Pki, users: Users) -> None:
         self._base, self._pki, self._users = base, pki, users
+        self._now: dict[str, tuple[Key, Key]] = {}  # (as loaded, as of this epoch)
         self._used: dict[str, tuple[int, str]] = {}  # since the last flush: (when, service)
 
     # who a key is
@@ -53,9 +55,14 @@ class Keys:
         found = self._base.db.cached("identity_key", access_key_id, lambda tx: self._load(tx, access_key_id))
         if found is None:
             raise Unauthenticated("the access key id is not known", reason="unknown_key")
-        self._base.seen(access_key_id)
-        epoch = self._base.epoch
-        return found if found.subject.epoch == epoch else replace(found, subject=replace(found.subject, epoch=epoch))
+        made, now = self._now.get(access_key_id, (None, found))
+        if made is not found or now.subject.epoch != self._base.epoch:
+            self._base.seen(access_key_id)
+            now = replace(found, subject=replace(found.subject, epoch=self._base.epoch))
+            if len(self._now) >= KEYS_NOW:
+                self._now.clear()
+            self._now[access_key_id] = (found, now)
+        return now
 
     def _load(self, tx: Tx, key_id: str) -> Key | None:
         row = store.key(tx, key_id)

@@ -29,7 +29,7 @@ FORMAT: Final = 2
 LINK_LIFE_MS: Final = 15 * 60 * 1000
 SESSION_LIFE_S: Final = 8 * 3600  # of a person at the console
 MAX_TOKEN: Final = 8192  # characters
-KNOWN_TOKENS: Final = 1024  # opened ones that are remembered; then it starts anew
+KNOWN_TOKENS: Final = 1024  # remembered ones; then it starts anew
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class Sessions:
     ) -> None:
         self._base, self._pki, self._keys, self._roles = base, pki, keys, roles
         self._managed, self._subjects = managed, subjects
-        self._opened: dict[str, Session] = {}
+        self._known: dict[str, Key] = {}  # by token
 
     # links
 
@@ -103,14 +103,24 @@ class Sessions:
 
     def check(self, access_key_id: str, token: str) -> Key:
         """The credentials that a request with session credentials is signed with. Raises Unauthenticated."""
-        session = self._opened.get(token) or self._open(token)
+        known = self._known.get(token)
+        session = known.subject.session if known is not None else self._open(token)
+        assert session is not None
         if session.id != access_key_id:
             raise Unauthenticated("the session token is of another session", reason="token")
+        # The same answer while nothing has changed for anybody. A policy that narrows by its ARN changes unannounced.
+        same = known is not None and known.subject.epoch == self._base.epoch and not session.policy_arns
+        if known is not None and same and session.expires_ms > self._base.clock.wall_ms():
+            return known
         subject = self.subject(session)
-        return Key(
+        key = Key(
             id=access_key_id, name=subject.arn, secret=self._secret(access_key_id), subject=subject,
             expires_ms=session.expires_ms,
         )  # fmt: skip
+        if len(self._known) >= KNOWN_TOKENS:
+            self._known.clear()
+        self._known[token] = key
+        return key
 
     def subject(self, session: Session) -> Subject:
         """Whoever has these credentials, as of now. Raises Unauthenticated when they have ended, or their owner has."""
@@ -129,6 +139,8 @@ class Sessions:
                 reason="token",
             )
         self._base.seen(role.id)
+        if session.certificate:
+            self._base.seen(session.certificate)
         base = self._roles.subject(role)
         named = {
             "aws:userid": f"{role.id}:{session.name}",
@@ -168,9 +180,6 @@ class Sessions:
         session = _read(claims)
         if session is None:
             raise Unauthenticated("the session token is of another version of Marram: log in again", reason="token")
-        if len(self._opened) >= KNOWN_TOKENS:
-            self._opened.clear()
-        self._opened[token] = session
         return session
 
     def _secret(self, access_key_id: str) -> str:

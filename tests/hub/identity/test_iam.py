@@ -443,3 +443,14 @@ async def test_why_a_user_or_a_role_may_or_may_not(hub):
         assert why["decision"] == decision
     with pytest.raises(NotFound):
         await hub.call("identity/ExplainPolicy", "marram", principal=f"{IAM}user/none", action="iot:X", resource="*")
+
+
+async def test_the_property_finds_a_hub_that_forgets_the_session_s_policy(hub, monkeypatch):
+    """So that a green property means something."""
+    made = await role(hub, "r", {"Action": "*", "Resource": "*"})
+    narrowed = session(hub, made.id, policies=(DOCUMENT,))
+    assert not hub.identity.may(narrowed, "iot:CreateThing", "*")
+    monkeypatch.setattr(
+        hub.identity, "may", lambda subject, action, resource: subject.program.may(action, resource, subject.attributes)
+    )
+    assert hub.identity.may(narrowed, "iot:CreateThing", "*")

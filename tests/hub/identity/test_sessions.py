@@ -1,10 +1,13 @@
 """Login links work once and for 15 minutes; sessions end with their time and with their key."""
 
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from marram.core.errors import Denied, Unauthenticated
 from marram.hub.bus import Bus
@@ -101,3 +104,25 @@ async def test_a_session_of_an_inactive_key_is_refused_and_lives_on_with_it(worl
         world.identity.session(made.access_key_id, made.token)
     await world.identity.keys.set_status("anna", key.id, "Active")
     assert world.identity.session(made.access_key_id, made.token).subject.principal == key.id
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_whatever_stands_in_the_place_of_a_token_opens_nothing(world: World, data: st.DataObject) -> None:
+    key = world.identity.admin_key()
+    made = world.session(key)
+    raw = bytearray(urlsafe_b64decode(made.token))
+    match data.draw(st.sampled_from(["flip", "cut", "longer", "text"])):
+        case "flip":
+            at = data.draw(st.integers(0, len(raw) - 1))
+            raw[at] ^= data.draw(st.integers(1, 255))
+            token = urlsafe_b64encode(raw).decode()
+        case "cut":
+            token = urlsafe_b64encode(raw[: data.draw(st.integers(0, len(raw) - 1))]).decode()
+        case "longer":
+            token = urlsafe_b64encode(raw + data.draw(st.binary(min_size=1, max_size=40))).decode()
+        case _:
+            token = data.draw(st.text(max_size=200))
+    with pytest.raises(Unauthenticated):
+        world.identity.session(made.access_key_id, token)
+    assert world.identity.session(made.access_key_id, made.token).secret == made.secret
