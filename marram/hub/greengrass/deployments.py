@@ -80,7 +80,8 @@ class Deployments:
                 self._replace(tx, target, deployment)
                 self._jobs.extend(tx, deployment.job, things)
                 return deployment, None
-            chosen = _canaries(things, canary_things)
+            # Who is named may be a core that has not said a word yet; who is taken by number may not.
+            chosen = _canaries(self._members(tx, target) if isinstance(canary_things, list) else things, canary_things)
             canary = Canary(
                 deployment=deployment.id,
                 things=chosen,
@@ -314,12 +315,17 @@ class Deployments:
         return found.resource
 
     def _things(self, tx: Tx, target: str, *, missing_ok: bool = False) -> list[str]:
+        """A thing, or the cores of a group: other devices in it have no use for a deployment."""
+        members = self._members(tx, target, missing_ok=missing_ok)
+        return members if target.startswith("thing/") else [name for name in members if store.is_core(tx, name)]
+
+    def _members(self, tx: Tx, target: str, *, missing_ok: bool = False) -> list[str]:
         kind, _, name = target.partition("/")
         if kind == "thing":
             if self._registry.exists(tx, name):
                 return [name]
         elif self._registry.group_exists(tx, name):
-            return [found for found in self._registry.things_in_tx(tx, name) if store.is_core(tx, found)]
+            return self._registry.things_in_tx(tx, name)
         if missing_ok:
             return []
         raise NotFound(f"there is no {'thing' if kind == 'thing' else 'thing group'} {name}")
@@ -431,7 +437,7 @@ def _canaries(things: Iterable[str], wanted: int | list[str]) -> tuple[str, ...]
     known = sorted(things)
     if isinstance(wanted, int):
         if not known:
-            raise Invalid("the target has no things: there is no canary to take")
+            raise Invalid("no core of the target has reported itself yet: name the canaries, or wait for one")
         return tuple(known[:wanted])
     if strangers := sorted(set(wanted) - set(known)):
         raise Invalid(f"not in the target: {', '.join(strangers)}")
