@@ -3,7 +3,10 @@
 import http.client
 import json
 import os
+import select
 import shutil
+import socket
+import socketserver
 import ssl
 import subprocess
 import threading
@@ -17,6 +20,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import awscrt.auth
+import awscrt.http
+import awscrt.io
 import boto3
 import paho.mqtt.client as paho
 import pytest
@@ -684,6 +690,61 @@ def test_a_device_gets_credentials_for_its_certificate(world: World, tmp_path: P
     refused("InvalidToken", lambda: s3.put_object(Bucket=bucket, Key=f"{thing}/a", Body=b"1"))  # those got before, too
     iot.delete_role_alias(roleAlias=alias)
     refused("ResourceNotFoundException", lambda: iot.describe_role_alias(roleAlias=alias), 404)
+
+
+class Tunnel(socketserver.ThreadingTCPServer):
+    """A CONNECT proxy that leads wherever it is asked to one port: the SDKs' provider knows no other than 443."""
+
+    allow_reuse_address = daemon_threads = True
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        super().__init__(("127.0.0.1", 0), TunnelEnd)
+
+
+class TunnelEnd(socketserver.StreamRequestHandler):
+    server: Tunnel
+
+    def handle(self) -> None:
+        asked = self.rfile.readline()
+        while self.rfile.readline().strip():
+            pass
+        assert asked.startswith(b"CONNECT localhost:443 ")
+        with socket.create_connection(("127.0.0.1", self.server.port)) as hub:
+            self.connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            ends = {self.connection: hub, hub: self.connection}
+            while True:
+                for end in select.select(list(ends), [], [], 10)[0]:
+                    data = end.recv(65536)
+                    if not data:
+                        return
+                    ends[end].sendall(data)
+
+
+def test_the_provider_of_the_device_sdks(world: World, tmp_path: Path) -> None:
+    iot, thing, alias = world.client("iot"), world.name("thing"), world.name("alias")
+    made = iot.create_keys_and_certificate(setAsActive=True)
+    iot.create_thing(thingName=thing)
+    iot.attach_thing_principal(thingName=thing, principal=made["certificateArn"])
+    _, arn = world.role(trust({"Service": "credentials.iot.amazonaws.com"}), LIST)
+    alias_arn = iot.create_role_alias(roleAlias=alias, roleArn=arn)["roleAliasArn"]
+    asking = {"Action": "iot:AssumeRoleWithCertificate", "Resource": alias_arn}
+    iot.create_policy(policyName=alias, policyDocument=document(asking))
+    iot.attach_policy(policyName=alias, target=made["certificateArn"])
+    options = awscrt.io.TlsContextOptions.create_client_with_mtls(
+        made["certificatePem"].encode(), made["keyPair"]["PrivateKey"].encode()
+    )
+    options.override_default_trust_store_from_path(ca_filepath=world.hub.info["ca_file"])
+    with Tunnel(world.hub.port("https")) as tunnel:
+        threading.Thread(target=tunnel.serve_forever, args=(0.05,), daemon=True).start()
+        proxy = awscrt.http.HttpProxyOptions("127.0.0.1", tunnel.server_address[1])
+        provider = awscrt.auth.AwsCredentialsProvider.new_x509(
+            endpoint="localhost", thing_name=thing, role_alias=alias, tls_ctx=awscrt.io.ClientTlsContext(options),
+            http_proxy_options=proxy,
+        )  # fmt: skip
+        got = provider.get_credentials().result(20)
+        tunnel.shutdown()
+    world.client("iot", (got.access_key_id, got.secret_access_key, got.session_token)).list_things()
 
 
 def test_role_aliases_need_a_role_for_devices(world: World) -> None:
