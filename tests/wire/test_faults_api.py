@@ -67,7 +67,11 @@ def test_a_wrong_signature_and_an_unknown_key(hub: Hub, changes: dict[str, str],
     ):
         client = hub.client(service, **changes)
         code, status, _ = refused(getattr(client, name), **parameters)
-        assert code in codes and status == 403, (service, code, status)
+        assert code in (codes if service != "iot-data" else {"ForbiddenException"}) and status == 403, (
+            service,
+            code,
+            status,
+        )
     assert hub.client("iot").list_things()["things"] == []
     assert hub.client("s3").list_buckets().get("Buckets", []) == []
 

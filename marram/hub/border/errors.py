@@ -178,9 +178,13 @@ _UNAUTHENTICATED: Final[Mapping[str, Mapping[str, str]]] = {
            "missing": "AccessDenied", "unsigned_header": "AccessDenied"},
     "sts": _QUERY,
     "iam": _QUERY,
+    # Observed of both endpoints of IoT (aws-sdk-js issue 1704, aws-sdk-ruby issues 1052 and 1064, ex_aws issue 701).
+    "iot-data": {"": "ForbiddenException"},
+    "iot-jobs-data": {"": "ForbiddenException"},
     "": {"unknown_key": "UnrecognizedClientException", "token": "UnrecognizedClientException",
          "token_expired": "ExpiredTokenException", "expired": "ExpiredTokenException",
-         "incomplete": "IncompleteSignatureException", "missing": "MissingAuthenticationTokenException"},
+         "incomplete": "IncompleteSignatureException", "missing": "MissingAuthenticationTokenException",
+         "": "InvalidSignatureException"},
 }  # fmt: skip
 
 # Statuses of codes that no model states.
@@ -206,7 +210,7 @@ def fault(plan: Plan, error: BaseException, operation: PlannedOperation | None =
         return Fault("NotImplementedException", 501)
     if isinstance(error, Unauthenticated):
         names = _UNAUTHENTICATED.get(service, _UNAUTHENTICATED[""])
-        code = names.get(str(error.data.get("reason", "")), "SignatureDoesNotMatch")
+        code = names.get(str(error.data.get("reason", ""))) or names.get("", "SignatureDoesNotMatch")
         return Fault(code, _STATUS.get(f"{service} {code}") or _STATUS.get(code, 403))
     if isinstance(error, MarramError) and not isinstance(error, Corrupt):
         kind = str(error.data.get("kind", ""))

@@ -19,6 +19,7 @@ SERVICES: Final = ("iot", "iot-data", "iot-jobs-data", "greengrassv2", "s3", "st
 # By the service name of a request's signature. Older SDKs sign iot-data as `iotdevicegateway`.
 BY_SIGNING_NAME: Final[Mapping[str, str]] = {
     "iot": "iot",
+    "execute-api": "iot",  # what older SDKs sign for it, and those of JavaScript
     "iotdata": "iot-data",
     "iotdevicegateway": "iot-data",
     "iot-jobs-data": "iot-jobs-data",

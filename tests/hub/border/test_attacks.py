@@ -19,6 +19,7 @@ from tests.hub.border.conftest import REGION, Door
 assert contract  # importing it declares the operations
 HOST = {"host": "localhost"}
 MINUTE_MS = 60_000
+WRONG = ("InvalidSignatureException", "ForbiddenException", "SignatureDoesNotMatch")  # iot, iot-data, s3
 
 
 def signed(
@@ -67,25 +68,25 @@ async def test_t07_replay_outside_of_the_window(real_door: Door, service: str, m
     inside = signed(real_door, path=path, service=service, shift_ms=side * (minutes * MINUTE_MS - 2000))
     assert (await real_door.ask(inside))[0]
     outside = signed(real_door, path=path, service=service, shift_ms=side * (minutes * MINUTE_MS + 2000))
-    await refused(real_door, outside, "SignatureDoesNotMatch", "RequestTimeTooSkewed")
+    await refused(real_door, outside, *WRONG, "RequestTimeTooSkewed")
 
 
 async def test_t07_the_server_clock_moves_on_and_the_captured_request_dies(real_door: Door) -> None:
     request = signed(real_door)
     assert (await real_door.ask(request))[0]
     real_door.clock.advance(5 * MINUTE_MS + 2000)
-    await refused(real_door, request, "SignatureDoesNotMatch")
+    await refused(real_door, request, *WRONG)
 
 
 @pytest.mark.parametrize(
     ("change", "codes"),
     [
-        pytest.param({"x_amz_target": "SageMaker.DeleteAll"}, {"SignatureDoesNotMatch"}, id="x-amz header added"),
-        pytest.param({"x_amz_security_token": "abc"}, {"SignatureDoesNotMatch", "UnrecognizedClientException"}, id="token added"),
-        pytest.param({"host": "elsewhere"}, {"SignatureDoesNotMatch"}, id="host swapped"),
+        pytest.param({"x_amz_target": "SageMaker.DeleteAll"}, {*WRONG}, id="x-amz header added"),
+        pytest.param({"x_amz_security_token": "abc"}, {*WRONG, "UnrecognizedClientException"}, id="token added"),
+        pytest.param({"host": "elsewhere"}, {*WRONG}, id="host swapped"),
         pytest.param({"x_amz_date": None}, {"IncompleteSignatureException"}, id="no date"),
         pytest.param({"x_amz_content_sha256": "UNSIGNED-PAYLOAD"}, {"IncompleteSignatureException"}, id="unsigned payload"),
-        pytest.param({"x_amz_content_sha256": hashlib.sha256(b"x").hexdigest()}, {"SignatureDoesNotMatch"}, id="another hash"),
+        pytest.param({"x_amz_content_sha256": hashlib.sha256(b"x").hexdigest()}, {*WRONG}, id="another hash"),
         pytest.param({"authorization": None}, {"MissingAuthenticationTokenException", "AccessDenied"}, id="no signature"),
     ],
 )  # fmt: skip
@@ -95,13 +96,13 @@ async def test_t07_headers(real_door: Door, change: dict[str, str | None], codes
 
 async def test_t07_a_header_that_was_signed_is_taken_away(real_door: Door) -> None:
     request = signed(real_door, headers={"x-amz-meta-a": "1"})
-    await refused(real_door, changed(request, x_amz_meta_a=None), "SignatureDoesNotMatch")
+    await refused(real_door, changed(request, x_amz_meta_a=None), *WRONG)
 
 
 async def test_t07_host_is_not_signed(real_door: Door) -> None:
     request = signed(real_door)
     stated = request.headers["authorization"].replace("host;", "")
-    await refused(real_door, changed(request, authorization=stated), "SignatureDoesNotMatch")
+    await refused(real_door, changed(request, authorization=stated), *WRONG)
 
 
 async def test_t07_query_and_header_together(real_door: Door) -> None:
@@ -140,7 +141,7 @@ async def test_t07_a_path_that_is_signed_as_another(real_door: Door, sent: str, 
     service = "iot" if signed_path.startswith("/things") else "iotdata"
     request = signed(real_door, "POST", signed_path, service=service, body=b"x")
     request.target = sent
-    await refused(real_door, request, "SignatureDoesNotMatch", "InvalidRequestException")
+    await refused(real_door, request, *WRONG, "InvalidRequestException")
 
 
 async def test_t07_a_topic_with_an_empty_level_is_sent_encoded(real_door: Door) -> None:
@@ -151,16 +152,14 @@ async def test_t07_a_topic_with_an_empty_level_is_sent_encoded(real_door: Door) 
 async def test_t07_a_body_that_was_swapped(real_door: Door) -> None:
     request = signed(real_door, "POST", "/things/a", body=b"{}")
     request.body = b'{"thingTypeName": "x"}'
-    await refused(real_door, request, "SignatureDoesNotMatch")
-    await refused(
-        real_door, changed(request, x_amz_content_sha256=hashlib.sha256(b"{}").hexdigest()), "SignatureDoesNotMatch"
-    )
+    await refused(real_door, request, *WRONG)
+    await refused(real_door, changed(request, x_amz_content_sha256=hashlib.sha256(b"{}").hexdigest()), *WRONG)
 
 
 async def test_t07_a_method_that_was_swapped(real_door: Door) -> None:
     request = signed(real_door, "GET", "/things/a")
     request.method = "DELETE"
-    await refused(real_door, request, "SignatureDoesNotMatch")
+    await refused(real_door, request, *WRONG)
 
 
 @pytest.mark.parametrize(
@@ -180,13 +179,13 @@ async def test_t07_scope(real_door: Door, changes: dict[str, Any]) -> None:
 async def test_t07_the_scope_is_swapped_after_signing(real_door: Door) -> None:
     request = signed(real_door)
     stated = request.headers["authorization"].replace("/iot/", "/marram/")
-    await refused(real_door, changed(request, authorization=stated), "SignatureDoesNotMatch")
+    await refused(real_door, changed(request, authorization=stated), *WRONG)
 
 
 async def test_t07_one_keys_signature_under_anothers_name(real_door: Door) -> None:
     request = signed(real_door, held=real_door.viewer)
     stated = request.headers["authorization"].replace(real_door.viewer.access_key_id, real_door.admin.access_key_id)
-    await refused(real_door, changed(request, authorization=stated), "SignatureDoesNotMatch")
+    await refused(real_door, changed(request, authorization=stated), *WRONG)
 
 
 async def test_t07_a_session_token_with_another_sessions_key(real_door: Door) -> None:
@@ -215,13 +214,13 @@ async def test_t07_presigned_urls(real_door: Door) -> None:
     await refused(real_door, longer, "AuthorizationHeaderMalformed")
     stretched = presigned(real_door, 60)
     stretched.target = stretched.target.replace("Expires=60", "Expires=600")
-    await refused(real_door, stretched, "SignatureDoesNotMatch")
+    await refused(real_door, stretched, *WRONG)
     other = presigned(real_door)
     other.target = other.target.replace("/bucket/key?", "/bucket/other?")
-    await refused(real_door, other, "SignatureDoesNotMatch")
+    await refused(real_door, other, *WRONG)
     put = presigned(real_door)
     put.method = "PUT"
-    await refused(real_door, put, "SignatureDoesNotMatch")
+    await refused(real_door, put, *WRONG)
     # Only MQTT over WebSocket takes a URL without an expiry, and a token behind the signature.
     pairs = [pair for pair in parse_qsl(presigned(real_door).target.partition("?")[2]) if pair[0] != "X-Amz-Expires"]
     bare = presigned(real_door)
@@ -235,7 +234,7 @@ async def test_t07_an_unsigned_body_under_a_presigned_url_of_another_service(rea
         now_ms=real_door.clock.wall_ms(),
     )  # fmt: skip
     request = Request(method="POST", target=f"/topics/a?{text}", headers=HOST, body=b"swapped", source_ip="127.0.0.1")
-    await refused(real_door, request, "SignatureDoesNotMatch")
+    await refused(real_door, request, *WRONG)
 
 
 def upload(door: Door, body: bytes, length: int) -> Request:
@@ -370,3 +369,10 @@ async def test_t12_forms_and_queries(real_door: Door) -> None:
         method="GET", target="/things/a?" + "&".join(f"a{n}=1" for n in range(300)), headers=HOST, body=b"", source_ip="127.0.0.1",
     )  # fmt: skip
     await refused(real_door, wide, "InvalidRequestException")
+
+
+async def test_t07_what_older_sdks_sign_iot_as(real_door: Door) -> None:
+    """The service `execute-api` is iot and nothing else."""
+    assert (await real_door.ask(signed(real_door, service="execute-api")))[0]
+    reached, answer = await real_door.ask(signed(real_door, "POST", "/topics/a", service="execute-api", body=b"x"))
+    assert not reached and answer.status == 404
