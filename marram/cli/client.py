@@ -42,7 +42,8 @@ _BY_STATUS: Final[Mapping[int, type[MarramError]]] = {
 # The JSON protocol of SageMaker says 400 to nearly everything.
 _BY_CODE: Final[Mapping[str, type[MarramError]]] = {
     "AccessDeniedException": Denied, "UnrecognizedClientException": Denied, "SignatureDoesNotMatch": Denied,
-    "InvalidSignatureException": Denied, "ResourceInUse": AlreadyExists, "ConflictException": Conflict, "ResourceLimitExceeded": LimitExceeded,
+    "InvalidSignatureException": Denied,
+    "ResourceInUse": AlreadyExists, "ConflictException": Conflict, "ResourceLimitExceeded": LimitExceeded,
 }  # fmt: skip
 
 
