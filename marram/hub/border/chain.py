@@ -424,6 +424,8 @@ class Api:
             return
         try:
             await self._auditor.record(call, declared, resources, outcome)
+        except Unavailable as error:  # a full disk: there may be thousands, and the act was refused for it as well
+            strangers.info("api.audit_failed", operation=declared.name, reason=error.message)
         except Exception as error:  # a border: the act is done, and its caller is to know
             log.error("api.audit_failed", exc_info=error, request_id=call.request_id, operation=declared.name)
 
