@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, NamedTuple, NoReturn, TypeAlias
+from typing import Final, NamedTuple, NoReturn, TypeAlias, TypeVar, cast
 
 from marram.core.errors import Invalid
 
@@ -27,6 +27,8 @@ MAX_MARKS: Final = 5  # ? in one term
 MAX_DEPTH: Final = 16  # parentheses; our choice
 MAX_WORD_BYTES: Final = 1000  # a longer word is not indexed; our choice, PostgreSQL's index keys end at 2,700
 MAX_WORDS: Final = 64  # of one value that are indexed; our choice
+
+K = TypeVar("K", float, str)
 
 # Java's Character.isWhitespace, which is not Python's: a no-break space is part of a word.
 SPACE: Final = "\t\n\x0b\f\r\x1c\x1d\x1e\x1f \u1680\u2000-\u2006\u2008-\u200a\u2028\u2029\u205f\u3000"
@@ -244,10 +246,10 @@ def _is_word(entry: Entry) -> bool:
     return entry.text[:1] not in ("", " ")
 
 
-def _within(leaf: Range, found: float | str) -> bool:
-    low, high = leaf.low, leaf.high
-    above = low is None or found > low or (leaf.with_low and found == low)  # type: ignore[operator]  # both of one kind
-    below = high is None or found < high or (leaf.with_high and found == high)  # type: ignore[operator]  # as above
+def _within(leaf: Range, found: K) -> bool:
+    low, high = cast("K | None", leaf.low), cast("K | None", leaf.high)  # of the kind of the entries that are asked
+    above = low is None or found > low or (leaf.with_low and found == low)
+    below = high is None or found < high or (leaf.with_high and found == high)
     return above and below
 
 

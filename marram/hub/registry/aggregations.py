@@ -106,10 +106,9 @@ class Aggregations:
     def _kind(self, index: str, field: str) -> Kind:
         self._index.require(index)
         settings = self._index.settings
+        known: dict[str, Kind] = {**settings.managed(), **dict(settings.custom)}
         if index == fields.GROUPS:
             known = {**fields.GROUP_KINDS, **dict(settings.group_custom)}
-        else:
-            known = {**settings.managed(), **dict(settings.custom)}
         kind = known.get(field or _version(index))
         if kind is None:
             raise _refused(f"{field!r} is neither a managed nor a custom field: {', '.join(sorted(known))} are")

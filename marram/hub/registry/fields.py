@@ -71,7 +71,7 @@ class Settings:
         """Fields of things that can be aggregated without being asked for."""
         if not self.things:
             return {}
-        kinds = dict(_REGISTRY_KINDS)
+        kinds: dict[str, Kind] = {**_REGISTRY_KINDS}
         for name in self.shadows:
             kinds[f"{part_of_shadow(name)}.version"] = "Number"
             kinds[f"{part_of_shadow(name)}.hasDelta"] = "Boolean"

@@ -6,6 +6,7 @@ from dataclasses import replace
 from marram.core import arn
 from marram.core.errors import Invalid, Unsupported
 from marram.hub.registry import fields
+from marram.hub.registry.api import wire
 from marram.hub.registry.fields import Kind, Settings
 from marram.hub.registry.service import Registry
 from marram.hub.slice import Call, Params, Result, anything, operation
@@ -74,12 +75,12 @@ async def list_indices(service: Registry, call: Call, params: Params) -> Result:
 def _things(settings: Settings, given: Params) -> Settings:
     """The part of the settings that is about things. Raises Invalid; Unsupported for what is not indexed here."""
     mode = given["thingIndexingMode"]
-    chosen = given.get("filter") or {}
+    chosen = wire.inner(given, "filter")
     if given.get("deviceDefenderIndexingMode", "OFF") != "OFF":
         raise Unsupported("UpdateIndexingConfiguration: deviceDefenderIndexingMode VIOLATIONS is not supported")
     if chosen.get("geoLocations"):
         raise Unsupported("UpdateIndexingConfiguration: filter.geoLocations is not supported")
-    if (chosen.get("connectivity") or {}).get("includeSocketInformation"):
+    if wire.inner(chosen, "connectivity").get("includeSocketInformation"):
         raise Unsupported("UpdateIndexingConfiguration: filter.connectivity.includeSocketInformation is not supported")
     has_connectivity = given.get("thingConnectivityIndexingMode", "OFF") == "STATUS"
     has_named = given.get("namedShadowIndexingMode", "OFF") == "ON"

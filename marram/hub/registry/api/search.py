@@ -6,6 +6,7 @@ from typing import Final
 from marram.core import codec
 from marram.core.codec import JsonObject
 from marram.hub.registry import aggregations, fields, search
+from marram.hub.registry.api import wire
 from marram.hub.registry.api.indexing import index_arn
 from marram.hub.registry.group_search import FoundGroup
 from marram.hub.registry.search import Found
@@ -62,7 +63,7 @@ async def get_percentiles(service: Registry, call: Call, params: Params) -> Resu
 
 @operation("iot", "GetBucketsAggregation", resource=index_arn)
 async def get_buckets_aggregation(service: Registry, call: Call, params: Params) -> Result:
-    terms = params["bucketsAggregationType"].get("termsAggregation") or {}
+    terms = wire.inner(params["bucketsAggregationType"], "termsAggregation")
     limit = int(terms.get("maxBuckets") or aggregations.BUCKETS)
     total, buckets = await service.aggregations.buckets(
         _index(params), params["queryString"], params["aggregationField"], limit
