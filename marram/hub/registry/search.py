@@ -7,7 +7,7 @@ from typing import Final
 
 from marram.core import query
 from marram.core.codec import JsonObject
-from marram.core.errors import Invalid
+from marram.core.errors import Invalid, NotFound
 from marram.core.query import Node
 from marram.hub.registry import fields, index_query, index_store, store
 from marram.hub.registry.index import Index
@@ -43,6 +43,20 @@ class Searches:
         node = self.read(text)
         ids, more = await self.page(node, after, min(limit, MAX_PAGE))
         return await self._db.read(lambda tx: [found for doc in ids if (found := _found(tx, doc))]), more
+
+    def connectivity(self, thing: str) -> JsonObject | None:
+        """What the index knows of the thing's connection; None when it never was connected. Raises NotFound, Conflict."""
+        self._index.require(fields.THINGS)
+        if not self._index.settings.connectivity:
+            raise NotFound("connectivity is not indexed: thingConnectivityIndexingMode is OFF")
+
+        def work(tx: Tx) -> JsonObject | None:
+            doc = index_store.doc(tx, thing)
+            if doc is None:
+                raise NotFound(f"thing {thing} does not exist")
+            return index_store.part(tx, doc, fields.CONNECTIVITY)
+
+        return self._db.read_now(work)
 
     async def page(
         self, node: Node, after: int, limit: int, patience_s: float = PATIENCE_S

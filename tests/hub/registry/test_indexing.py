@@ -249,6 +249,22 @@ async def test_what_a_search_answers(hub):
     }  # fmt: skip
 
 
+async def test_the_connection_of_one_thing(hub):
+    with pytest.raises(NotFound, match="OFF"):
+        await hub.call("GetThingConnectivityData", thingName="t")
+    await indexed(hub)
+    with pytest.raises(NotFound, match="t does not exist"):
+        await hub.call("GetThingConnectivityData", thingName="t")
+    await thing(hub, "t")
+    assert await hub.call("GetThingConnectivityData", thingName="t") == {"thingName": "t", "connected": False}
+    state = {"connected": True, "timestamp": 1234, "clientId": "t", "cleanSession": True, "version": 3}
+    await hub.db.write(lambda tx: hub.registry.index.connectivity(tx, "t", state))
+    del state["version"]
+    assert await hub.call("GetThingConnectivityData", thingName="t") == {"thingName": "t", **state}
+    with pytest.raises(Unsupported, match="includeSocketInformation"):
+        await hub.call("GetThingConnectivityData", thingName="t", includeSocketInformation=True)
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -492,6 +508,10 @@ async def test_thing_groups_are_searched_by_what_they_are(hub):
     )
     assert (found["statistics"]["count"], found["statistics"]["sum"]) == (5, 10.0)
     assert (await hub.call("DescribeIndex", indexName="AWS_ThingGroups"))["schema"] == "THING_GROUPS"
+    await indexed(hub)
+    with pytest.raises(Invalid, match="another index"):
+        await hub.call("SearchIndex", queryString="*", nextToken=token)
+    await hub.call("UpdateIndexingConfiguration", thingIndexingConfiguration={"thingIndexingMode": "OFF"})
     with pytest.raises(QueryError, match="not a field of a thing group"):
         await names("thingName:x")
     with pytest.raises(NotFound, match="AWS_Things"):

@@ -5,6 +5,7 @@ from typing import Final
 
 from marram.core import codec
 from marram.core.codec import JsonObject
+from marram.core.errors import Invalid, Unsupported
 from marram.hub.registry import aggregations, fields, search
 from marram.hub.registry.api import wire
 from marram.hub.registry.api.indexing import index_arn
@@ -20,13 +21,23 @@ PAGE: Final = 100
 async def search_index(service: Registry, call: Call, params: Params) -> Result:
     index, text, limit = _index(params), params["queryString"], int(params.get("maxResults") or PAGE)
     token = params.get("nextToken")
+    if token is not None and isinstance(token, str) != (index == fields.GROUPS):
+        raise Invalid("nextToken is of a search in another index")
     if index == fields.GROUPS:
         groups, last_group = await service.group_searches.page(text, token or "", limit)
         return {"thingGroups": [_shown_group(found) for found in groups], "nextToken": last_group}
     service.index.require(index)
-    things, last = await service.searches.things(text, token if isinstance(token, int) else 0, limit)
+    things, last = await service.searches.things(text, token or 0, limit)
     has_connectivity = service.index.settings.connectivity
     return {"things": [_shown(found, has_connectivity) for found in things], "nextToken": last}
+
+
+@operation("iot", "GetThingConnectivityData", resource=wire.thing)
+async def get_thing_connectivity_data(service: Registry, call: Call, params: Params) -> Result:
+    if params.get("includeSocketInformation"):
+        raise Unsupported("GetThingConnectivityData: includeSocketInformation is not supported")
+    name = params["thingName"]
+    return {"thingName": name, **_connectivity(service.searches.connectivity(name))}
 
 
 @operation("iot", "GetStatistics", resource=index_arn)
