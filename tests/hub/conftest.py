@@ -10,8 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from marram.hub.border import plans
-from marram.hub.border.chain import TOKENS_IN, TOKENS_OUT
-from marram.hub.border.paging import Pages
+from marram.hub.border.paging import TOKENS_IN, TOKENS_OUT, Pages
 from marram.hub.border.shapes import Shapes
 from marram.hub.bus import Bus
 from marram.hub.identity import api as identity_api

@@ -9,7 +9,7 @@ import hmac
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from marram.core import http1, sigv4
 from marram.core.errors import (
@@ -33,11 +33,11 @@ from marram.hub.border.plans import Plan, PlannedOperation
 from marram.hub.border.rawroutes import RawRoutes
 from marram.hub.border.shapes import Shapes
 from marram.hub.border.throttle import Throttle
+from marram.hub.border.who import IdentityLike, Proof, Who
 from marram.hub.slice import OPERATIONS, ROUTES, Call, Operation, RawRequest, Route
 from marram.kit import metrics
 from marram.kit.clock import Clock, Entropy, uuid4
 from marram.kit.log import Sparing, logger
-from marram.kit.net import PeerInfo
 
 if TYPE_CHECKING:
     from marram.hub.identity.service import Subject
@@ -47,49 +47,12 @@ strangers = Sparing(log)
 
 BODY_LIMIT: Final = 4 << 20
 BODY_LIMIT_RAW: Final = 256 << 10
-# Members that carry a position between pages: a slice sees its own last key, the wire a token that cannot be altered.
-TOKENS_IN: Final = ("nextToken", "NextToken", "ContinuationToken", "marker", "Marker")
-TOKENS_OUT: Final = (
-    "nextToken", "NextToken", "NextContinuationToken", "nextMarker", "NextMarker", "ContinuationToken", "Marker",
-)  # fmt: skip
-_S3_PLAIN: Final = frozenset({"Marker", "NextMarker"})  # S3's first listing pages by object keys that clients make up
 DEVICE_SERVICES: Final = ("iot-data", "iot-jobs-data")  # what a client certificate may call on the https port
 
 # Objects are somebody's bytes: a browser that is sent to one must not run it as a page of this host.
 _OBJECT_HEADERS: Final = {"x-content-type-options": "nosniff", "content-security-policy": "sandbox"}
 
 _calls = metrics.counter("marram_api_calls_total", "API calls answered", ["service", "operation", "status"])
-
-
-class KeyLike(Protocol):
-    @property
-    def secret(self) -> str: ...
-    @property
-    def subject(self) -> "Subject": ...
-    @property
-    def expires_ms(self) -> int | None:
-        """When temporary credentials end."""
-
-
-class IdentityLike(Protocol):
-    """What the door needs of hub/identity."""
-
-    @property
-    def epoch(self) -> int: ...
-    def key(self, access_key_id: str) -> KeyLike: ...
-    def session(self, access_key_id: str, token: str) -> KeyLike: ...
-    def certificate_subject(self, der: bytes) -> "Subject": ...
-    def key_used(self, access_key_id: str, service: str) -> None: ...
-    def may(self, subject: "Subject", action: str, resource: str, context: Mapping[str, str]) -> bool: ...
-    def denial(self, subject: "Subject", action: str, resource: str, context: Mapping[str, str]) -> str:
-        """The sentence for somebody who may not."""
-        ...
-
-
-class WebSockets(Protocol):
-    """What the door needs of the MQTT door."""
-
-    def __call__(self, peer: PeerInfo, subject: "Subject", life_ms: int) -> ws.MqttConnection: ...
 
 
 @dataclass(slots=True)
@@ -117,7 +80,7 @@ class Api:
         metrics_text: Callable[[], str] | None = None,
         metrics_token: str | None = None,
         auditor: Auditor | None = None,
-        websocket: WebSockets | None = None,
+        websocket: ws.WebSockets | None = None,
         limits: Limits | None = None,
         operations: Mapping[tuple[str, str], Operation] = OPERATIONS,
         routes: Mapping[tuple[str, str], Route] = ROUTES,
@@ -133,12 +96,13 @@ class Api:
         self._metrics_text, self._metrics_token = metrics_text, metrics_token
         self._operations = operations
         self._auditor: Auditor = auditor or NoAuditor()
-        self._websocket = websocket
+        self._who = who = Who(identity, clock, region)
+        limits = limits or Limits()
+        self._websocket = ws.Upgrades(who, clock, websocket, limits.websocket_s) if websocket is not None else None
         self._acts = frozenset(key for key, operation in operations.items() if audit.is_act(operation))
         self._routes = RawRoutes(routes.values())
         self._shapes: dict[str, Shapes] = {}
-        self._throttle = Throttle(clock, limits or Limits())
-        self._limits = limits or Limits()
+        self._throttle = Throttle(clock, limits)
         self._check_declarations()
 
     def _check_declarations(self) -> None:
@@ -198,7 +162,8 @@ class Api:
         if not isinstance(request.body, bytes) and (claim is None or claim.service != "s3"):
             raise Unauthenticated("the signature is malformed", reason="incomplete")
         if path == ws.PATH and self._websocket is not None:
-            return self._upgrade(request, path, pairs, claim, context, self._websocket)
+            context.plan = plans.load("iot-data")
+            return self._websocket.answer(request, path, pairs, claim, context.plan)
         if claim is None:
             found = self._routes.find(request.method, path)
             if found is not None:
@@ -214,50 +179,11 @@ class Api:
         if service != "s3" and not _is_plain(path):
             # Its signature covers what is left after dots and empty segments are resolved; it would be routed as it is.
             raise Invalid("the path of a signed request holds no empty and no dot segments: encode what is data")
-        held, key, payload = self._authenticate(request, path, pairs, claim, plan)
+        proof = self._who.by_signature(request, path, pairs, claim, plan)
         s3_path = self._virtual(request, path) if service == "s3" else path
-        return await self._call(request, s3_path, pairs, held.subject, context, (claim, key, payload))
+        return await self._call(request, s3_path, pairs, proof.subject, context, proof)
 
     # Who.
-
-    def _authenticate(
-        self, request: Request, path: str, pairs: list[tuple[str, str]], claim: sigv4.Claim, plan: Plan
-    ) -> tuple[KeyLike, bytes, str]:
-        try:
-            if claim.token is not None:
-                held = self._identity.session(claim.access_key_id, claim.token)
-            else:
-                held = self._identity.key(claim.access_key_id)
-        except (NotFound, Unauthenticated) as error:
-            if claim.token is not None:
-                raise
-            raise Unauthenticated(
-                f"The security token included in the request is invalid: access key {claim.access_key_id[:128]} is not known"
-                " or not active here.",
-                reason="unknown_key",
-            ) from error
-        s3 = plan.service == "s3"
-        body = request.body
-        payload = claim.payload
-        if payload is None:
-            if s3 and (claim.expires_s is not None or not isinstance(body, bytes)):
-                if claim.expires_s is None:
-                    raise Unauthenticated("the header x-amz-content-sha256 is missing", reason="incomplete")
-                payload = sigv4.UNSIGNED
-            else:
-                payload = hashlib.sha256(cast(bytes, body)).hexdigest()
-        elif isinstance(body, bytes) and len(payload) == 64:
-            if not hmac.compare_digest(payload, hashlib.sha256(body).hexdigest()):
-                raise Unauthenticated("x-amz-content-sha256 is not the hash of the body.", reason="signature")
-        elif not s3 or (len(payload) != 64 and payload not in _PAYLOADS):
-            raise Unauthenticated(f"x-amz-content-sha256 {payload[:60]!r} is not supported here", reason="incomplete")
-        key = sigv4.verify(
-            claim, held.secret, method=request.method, path=path, query=pairs, headers=request.headers,
-            payload_hash=payload, now_ms=self._clock.wall_ms(), region=self._region,
-        )  # fmt: skip
-        if claim.token is None:
-            self._identity.key_used(claim.access_key_id, plan.signing_name)
-        return held, key, payload
 
     async def _with_certificate(
         self, request: Request, path: str, pairs: list[tuple[str, str]], context: _Context
@@ -273,47 +199,8 @@ class Api:
                 break
         else:
             context.plan = plans.load(DEVICE_SERVICES[0])
-        subject = self._identity.certificate_subject(request.certificate)
+        subject = self._who.by_certificate(request)
         return await self._call(request, path, pairs, subject, context, None)
-
-    def _upgrade(
-        self,
-        request: Request,
-        path: str,
-        pairs: list[tuple[str, str]],
-        claim: sigv4.Claim | None,
-        context: _Context,
-        connect: WebSockets,
-    ) -> Response:
-        """MQTT over WebSocket: a signed URL or a client certificate says who it is; what it may do, the MQTT door asks."""
-        context.plan = plans.load("iot-data")
-        headers = ws.check(request, pairs)
-        if isinstance(headers, Response):
-            return headers
-        life_ms = self._limits.websocket_s * 1000
-        if claim is not None:
-            if claim.service != sigv4.MQTT:
-                raise Unauthenticated(
-                    f"Credential should be scoped to correct service: {sigv4.MQTT}, not {claim.service[:60]}",
-                    reason="service",
-                )
-            held, _, _ = self._authenticate(request, path, pairs, claim, context.plan)
-            subject, ends_ms = held.subject, held.expires_ms
-            if ends_ms is not None:
-                life_ms = min(life_ms, max(0, ends_ms - self._clock.wall_ms()))
-        elif request.certificate is not None:
-            subject = self._identity.certificate_subject(request.certificate)
-        else:
-            raise Unauthenticated(
-                "MQTT over WebSocket wants a signed URL or a client certificate: both are missing", reason="missing"
-            )
-        # The URL is a bearer token: its signature is in the log only as a hash, to find one that leaked.
-        signature = hashlib.sha256(claim.signature.encode()).hexdigest()[:16] if claim is not None else ""
-        log.info(
-            "websocket.opened", request_id=context.request_id, principal=subject.principal, address=request.source_ip,
-            signature_sha256=signature, life_s=life_ms // 1000,
-        )  # fmt: skip
-        return Response(101, headers, upgrade=lambda: ws.WebSocket(lambda peer: connect(peer, subject, life_ms)))
 
     # What.
 
@@ -324,7 +211,7 @@ class Api:
         pairs: list[tuple[str, str]],
         subject: "Subject",
         context: _Context,
-        signed: tuple[sigv4.Claim, bytes, str] | None,
+        proof: Proof | None,
     ) -> Response:
         plan = context.plan
         shapes = self._shapes.get(plan.service) or self._shapes.setdefault(plan.service, Shapes(plan))
@@ -364,7 +251,7 @@ class Api:
         resources: list[str] = []
         try:
             params = await self._params(
-                request, Parsed(path, query, labels, request.headers, b""), form, context, call, signed
+                request, Parsed(path, query, labels, request.headers, b""), form, context, call, proof
             )
             if not declared.public:
                 named = declared.resource(call, params)
@@ -375,13 +262,13 @@ class Api:
                 to = {passing.SERVICE_KEY: passing.service(plan, operation)}
                 self._authorise(request, subject, passing.ACTION, role, to)
             self._throttle.operation(plan.service, operation.name)
-            given = self._open_tokens(plan, operation, params)
+            given = self._pages.open(plan.service, operation.name, params)
             result = dict(await declared.function(self._services[declared.slice], call, params))
         except Exception as error:
             await self._audit(call, declared, resources, errors.fault(plan, error, operation).code)
             raise
         await self._audit(call, declared, resources, audit.OK)
-        self._seal_tokens(plan, operation, result, given)
+        self._pages.seal(plan.service, operation.name, result, given)
         if plan.protocol == "rest-xml":
             return s3rest.write(shapes, plan, operation, result)
         return awsjson.write(shapes, plan, operation, result, context.request_id)
@@ -393,7 +280,7 @@ class Api:
         form: dict[str, str],
         context: _Context,
         call: Call,
-        signed: tuple[sigv4.Claim, bytes, str] | None,
+        proof: Proof | None,
     ) -> dict[str, Any]:
         """The call's parameters. A body that is streamed is `call.extra["body"]` as well, checked as it is read."""
         plan, operation = context.plan, context.operation
@@ -401,14 +288,14 @@ class Api:
         shapes, body = self._shapes[plan.service], request.body
         checked: s3rest.CheckedBody | None = None
         if not isinstance(body, bytes):
-            assert signed is not None
+            assert proof is not None
             if s3rest.streams_body(plan, operation):
                 checked = s3rest.CheckedBody(
-                    body, request.headers, payload=signed[2], chunks=_chunks(request.headers, signed)
+                    body, request.headers, payload=proof.payload, chunks=_chunks(request.headers, proof)
                 )
                 body = b""
             else:
-                body = await _read_whole(body, signed[2])
+                body = await _read_whole(body, proof.payload)
         parsed.body = body
         call.extra["body"] = checked
         if plan.protocol == "query":
@@ -452,25 +339,6 @@ class Api:
             why = self._identity.denial(subject, action, resource, seen)
             raise Denied(why, action=action, resource=resource)
 
-    def _open_tokens(self, plan: Plan, operation: PlannedOperation, params: dict[str, Any]) -> dict[str, str]:
-        """Puts the last keys in the place of the tokens; returns the tokens as they were given."""
-        given: dict[str, str] = {}
-        for name in TOKENS_IN:
-            if name in params and not (plan.service == "s3" and name in _S3_PLAIN):
-                given[name] = params[name]
-                params[name] = self._pages.last(operation.name, params[name])
-        return given
-
-    def _seal_tokens(
-        self, plan: Plan, operation: PlannedOperation, result: dict[str, Any], given: Mapping[str, str]
-    ) -> None:
-        for name in TOKENS_OUT:
-            if result.get(name) is None or (plan.service == "s3" and name in _S3_PLAIN):
-                continue
-            # ListObjectsV2 repeats the token that it was given beside the next one.
-            repeated = name in given and operation.name == "ListObjectsV2"
-            result[name] = given[name] if repeated else self._pages.token(operation.name, result[name])
-
     def _virtual(self, request: Request, path: str) -> str:
         """S3: `bucket.host` is the bucket in the path. A signature covers the path as it was sent."""
         host = request.headers.get("host", "").partition(":")[0].lower()
@@ -494,9 +362,7 @@ class Api:
     ) -> Response:
         subject: Subject | None = None
         if route.auth == "certificate":
-            if request.certificate is None:
-                raise Unauthenticated("a client certificate is needed here", reason="missing")
-            subject = self._identity.certificate_subject(request.certificate)
+            subject = self._who.by_certificate(request)
             if route.action is not None:
                 made = route.resource
                 resource = "*" if made is None else made(self._region, self._account, params)
@@ -554,18 +420,13 @@ class _Unknown(NotFound):
     """No operation answers to this request."""
 
 
-_PAYLOADS: Final = frozenset(
-    {sigv4.UNSIGNED, sigv4.STREAMING_UNSIGNED, sigv4.STREAMING_SIGNED, sigv4.STREAMING_SIGNED_TRAILER}
-)
-
-
 def _is_plain(path: str) -> bool:
     parts = path[1:].removesuffix("/").split("/")
     return path == "/" or not any(part in ("", ".", "..") for part in parts)
 
 
-def _chunks(headers: Mapping[str, str], signed: tuple[sigv4.Claim, bytes, str]) -> sigv4.ChunkDecoder | None:
-    claim, key, payload = signed
+def _chunks(headers: Mapping[str, str], proof: Proof) -> sigv4.ChunkDecoder | None:
+    claim, key, payload = proof.claim, proof.key, proof.payload
     if not payload.startswith("STREAMING-"):
         return None
     length = headers.get("x-amz-decoded-content-length")

@@ -1,19 +1,24 @@
 """MQTT over WebSocket: the opening handshake of `/mqtt`, and the frames between the https port and the MQTT door.
 
 Source: RFC 6455; MQTT 5.0, 6; AWS IoT Developer Guide, "MQTT over WSS". To the MQTT door it is one more connection, whose
-subject was proven by the request. Not here: the frames (core/websocket.py), who may open one (chain.py).
+subject was proven by the request. Not here: the frames (core/websocket.py), whose key signed it (who.py).
 """
 
 import asyncio
+import hashlib
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from marram.core import websocket
+from marram.core import sigv4, websocket
 from marram.core.errors import Invalid, Unauthenticated
 from marram.core.websocket import Closed, Data, Ping
 from marram.hub.border import intent
 from marram.hub.border.awsjson import Request, Response
+from marram.hub.border.plans import Plan
+from marram.hub.border.who import Who
+from marram.hub.identity.service import Subject
 from marram.kit import metrics
+from marram.kit.clock import Clock
 from marram.kit.log import Sparing, logger
 from marram.kit.net import PeerInfo, Transport
 
@@ -62,6 +67,52 @@ def check(request: Request, query: list[tuple[str, str]]) -> dict[str, str] | Re
             raise
         headers = {"upgrade": "websocket", "sec-websocket-version": "13", "content-type": "application/json"}
         return Response(426, headers, b'{"message":"%s"}' % error.message.encode())
+
+
+class WebSockets(Protocol):
+    """The MQTT door: one connection of a subject that is proven."""
+
+    def __call__(self, peer: PeerInfo, subject: Subject, life_ms: int) -> MqttConnection: ...
+
+
+class Upgrades:
+    """Answers GET /mqtt."""
+
+    def __init__(self, who: Who, clock: Clock, connect: WebSockets, life_s: int) -> None:
+        self._who, self._clock, self._connect, self._life_s = who, clock, connect, life_s
+
+    def answer(
+        self, request: Request, path: str, query: list[tuple[str, str]], claim: sigv4.Claim | None, plan: Plan
+    ) -> Response:
+        """A signed URL or a client certificate says who it is; what it may do, the MQTT door asks. Raises what the door maps."""
+        headers = check(request, query)
+        if isinstance(headers, Response):
+            return headers
+        life_ms = self._life_s * 1000
+        signature = ""
+        if claim is not None:
+            if claim.service != sigv4.MQTT:
+                raise Unauthenticated(
+                    f"Credential should be scoped to correct service: {sigv4.MQTT}, not {claim.service[:60]}",
+                    reason="service",
+                )
+            held = self._who.by_signature(request, path, query, claim, plan).held
+            subject = held.subject
+            if held.expires_ms is not None:
+                life_ms = min(life_ms, max(0, held.expires_ms - self._clock.wall_ms()))
+            # The URL is a bearer token: its signature is in the log only as a hash, to find one that leaked.
+            signature = hashlib.sha256(claim.signature.encode()).hexdigest()[:16]
+        elif request.certificate is not None:
+            subject = self._who.by_certificate(request)
+        else:
+            raise Unauthenticated(
+                "MQTT over WebSocket wants a signed URL or a client certificate: both are missing", reason="missing"
+            )
+        log.info(
+            "websocket.opened", principal=subject.principal, address=request.source_ip, signature_sha256=signature,
+            life_s=life_ms // 1000,
+        )  # fmt: skip
+        return Response(101, headers, upgrade=lambda: WebSocket(lambda peer: self._connect(peer, subject, life_ms)))
 
 
 class WebSocket(asyncio.Protocol):
