@@ -91,7 +91,7 @@ class Door:
                 try:
                     return await reader.read(5) == b"hello"
                 finally:
-                    writer.close()
+                    writer.transport.abort()
         except (ssl.SSLError, ConnectionError):
             return False
 
@@ -209,7 +209,7 @@ async def _below_the_level(door: Door, path: Path | None, options: dict[str, Any
             try:
                 return await reader.read(5) == b"hello"
             finally:
-                writer.close()
+                writer.transport.abort()
     except (ssl.SSLError, ConnectionError):
         return False
 

@@ -62,7 +62,7 @@ class Cable:
         self.ports: dict[str, int] = {}
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._relays: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         assert self._ready.wait(10)
@@ -84,22 +84,32 @@ class Cable:
                 self.ports[name] = server.sockets[0].getsockname()[1]
             self._ready.set()
             await self._stop.wait()
-            for writer in list(self._writers):
-                writer.transport.abort()
-        await asyncio.sleep(0.1)
+        relays = list(self._relays)
+        for relay in relays:
+            relay.cancel()
+        await asyncio.gather(*relays, return_exceptions=True)
+        await asyncio.sleep(0.1)  # what was aborted is closed in a later turn
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int) -> None:
-        self._writers.add(writer)
-        with contextlib.suppress(OSError):
-            while self.is_out:  # nobody answers at the other end
-                await asyncio.sleep(0.05)
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
-            self._writers.add(far_writer)
-            await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer))
-            self._writers.discard(far_writer)
-            far_writer.close()
-        self._writers.discard(writer)
-        writer.close()
+        task = asyncio.current_task()
+        assert task is not None
+        self._relays.add(task)
+        held = [writer]
+        try:
+            with contextlib.suppress(OSError):
+                while self.is_out:  # nobody answers at the other end
+                    await asyncio.sleep(0.05)
+                far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+                held.append(far_writer)
+                await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer))
+            for each in held:
+                each.close()
+        except BaseException:  # cancelled at the end of the test: nothing may be left to the garbage collector
+            for each in held:
+                each.transport.abort()
+            raise
+        finally:
+            self._relays.discard(task)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         dead = False

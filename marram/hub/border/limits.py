@@ -130,8 +130,7 @@ class Limits:
         """Raises BadSetting."""
         for each in _numbers():
             _check(each.name, getattr(self, each.name), each.metadata["least"])
-        if not isinstance(self.api, dict):
-            raise BadSetting(f"[limits] api must be a table, not {self.api!r}")
+        _check_table(self.api)
         for name, rate in self.api.items():
             _check(name, rate, 0)
             service, _, operation = name.partition(":")
@@ -179,6 +178,11 @@ def load(mode: str, path: Path | None = None, environ: Mapping[str, str] | None 
     base = aws() if mode == "aws" else Limits()
     made = config.load(Limits, "limits", path=path, environ=environ, base=base)
     return dataclasses.replace(made, api={**base.api, **made.api})
+
+
+def _check_table(value: object) -> None:
+    if not isinstance(value, dict):
+        raise BadSetting(f"[limits] api must be a table, not {value!r}")
 
 
 def _check(name: str, value: object, least: int) -> None:
