@@ -3,12 +3,14 @@
 A fenced block after `<!-- run -->` is typed into one bash, in one folder, for the whole document: lines that begin with "$ "
 are commands, with what follows of a heredoc or a backslash; other lines are output. A command that ends in "&" stays in
 the background until the document ends; one that says when it is ready is waited for. After `<!-- run: compare -->` the
-output must be the printed one, "..." standing for anything. A block after `<!-- file: PATH -->` is written to that file.
+output must be the printed one, "..." standing for anything. A block after `<!-- file: PATH -->` is written to that file, one
+after `<!-- more: PATH -->` is added to it. `<!-- after: PAGE -->` types the blocks of another page of the folder first.
 Every command must exit 0: a document that shows a failure writes `command || echo "exit code $?"`.
 """
 
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -19,7 +21,8 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-MARK: Final = re.compile(r"<!--\s*(run|run: compare|file: (?P<path>[\w./-]+))\s*-->")
+MARK: Final = re.compile(r"<!--\s*(run|run: compare|(file|more): (?P<path>[\w./-]+)|after: (?P<page>[\w.-]+))\s*-->")
+CLIENTS: Final = ROOT / ".clients"  # what tools/test_setup.sh installs apart from the lock
 HEREDOC: Final = re.compile(r"<<-?\s*['\"]?(\w+)['\"]?")
 READY_S: Final = 30.0
 COMMAND_S: Final = 40.0
@@ -40,6 +43,7 @@ class Block:
     compare: bool = False
     path: str | None = None
     content: str = ""
+    more: bool = False
 
 
 class DocumentFailed(AssertionError):
@@ -56,6 +60,10 @@ def blocks(document: Path) -> list[Block]:
         if mark is None:
             at += 1
             continue
+        if mark["page"] is not None:
+            found += blocks(document.with_name(mark["page"]))
+            at += 1
+            continue
         begin = at + 1
         if begin >= len(lines) or not lines[begin].startswith("```"):
             raise DocumentFailed(f"{document.name}:{at + 1}: no fenced block follows this mark")
@@ -63,7 +71,7 @@ def blocks(document: Path) -> list[Block]:
         while lines[end] != "```":
             end += 1
         body = lines[begin + 1 : end]
-        block = Block(begin + 1, compare=mark[1].endswith("compare"), path=mark["path"])
+        block = Block(begin + 1, compare=mark[1].endswith("compare"), path=mark["path"], more=mark[1].startswith("more"))
         if block.path is not None:
             block.content = "\n".join(body) + "\n"
         else:
@@ -100,7 +108,8 @@ def run(document: Path, folder: Path) -> int:
             if block.path is not None:
                 target = folder / block.path
                 target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_text(block.content)
+                with target.open("a" if block.more else "w") as file:
+                    file.write(block.content)
                 continue
             for command in block.commands:
                 code, output = shell.type(command.text)
@@ -131,7 +140,8 @@ class Shell:
         self.background: list[tuple[int, Path]] = []
         kept = {name: os.environ[name] for name in ("LANG", "LC_ALL", "TMPDIR") if name in os.environ}
         self.environment = kept | {
-            "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+            "PATH": f"{Path(sys.executable).parent}:{CLIENTS / 'bin'}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+            "NODE_PATH": str(CLIENTS / "node" / "node_modules"),
             "HOME": str(folder),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
@@ -181,6 +191,8 @@ class Shell:
 
     def _answer(self, text: str) -> int:
         assert self.process.stdout is not None
+        if not select.select([self.process.stdout], [], [], COMMAND_S)[0]:
+            raise DocumentFailed(f"did not end within {COMMAND_S:g} s: {text}\n{self.logs()}")
         line = self.process.stdout.readline()
         if not line.strip().isdigit():
             raise DocumentFailed(
