@@ -84,12 +84,13 @@ def way(tx: Tx, node: Node, sizes: Sizes = DEFAULT) -> Way:
     return Way(Sql("SELECT id AS doc FROM registry_index_doc"), _all_of(parts), has_all=False, sizes=sizes)
 
 
-def window(tx: Tx, way: Way, after: int) -> Span:
+def window(tx: Tx, way: Way, after: int, size: int = 0) -> Span:
+    """The next documents of the way, as many as its sizes say, or `size` when that is less."""
     if way.has_all:
         return Span(after, None)
     row = tx.one(
         f"SELECT x.doc FROM ({way.source.text}) x WHERE x.doc > ? ORDER BY x.doc LIMIT 1 OFFSET ?",  # noqa: S608 - constants
-        *way.source.params, after, way.sizes.window - 1,
+        *way.source.params, after, min(size or way.sizes.window, way.sizes.window) - 1,
     )  # fmt: skip
     return Span(after, int(row[0]) if row else None)
 

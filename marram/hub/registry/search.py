@@ -18,6 +18,7 @@ from marram.kit.db import Db, Tx
 VERSION: Final = "2017-09-30"
 PATIENCE_S: Final = 1.0
 MAX_PAGE: Final = 100
+FIRST_WINDOW: Final = 1_000  # documents; what is not rare is found in it, and the next are larger
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,7 @@ class Found:
 class Searches:
     def __init__(self, db: Db, index: Index) -> None:
         self._db, self._index = db, index
+        self.first_window = FIRST_WINDOW
 
     def read(self, text: str) -> Node:
         """Raises QueryError."""
@@ -66,18 +68,23 @@ class Searches:
         until = clock() + patience_s
         wanted = limit + 1  # one more says whether there is a next page
 
+        size = self.first_window
+
         def first(tx: Tx) -> tuple[Way, list[int], Span]:
             chosen = index_query.way(tx, node)
-            span = index_query.window(tx, chosen, after)
+            span = index_query.window(tx, chosen, after, size)
             return chosen, index_query.documents(tx, chosen, span, wanted), span
 
         chosen, found, span = await self._db.read(first)
         while len(found) < wanted and span.last is not None:
             if clock() >= until:
                 return found, span.last
+            size *= 4
 
-            def step(tx: Tx, at: int = span.last, more: int = wanted - len(found)) -> tuple[list[int], Span]:
-                span = index_query.window(tx, chosen, at)
+            def step(
+                tx: Tx, at: int = span.last, more: int = wanted - len(found), size: int = size
+            ) -> tuple[list[int], Span]:
+                span = index_query.window(tx, chosen, at, size)
                 return index_query.documents(tx, chosen, span, more), span
 
             more, span = await self._db.read(step)

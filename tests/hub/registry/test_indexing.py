@@ -347,6 +347,25 @@ async def test_pages(hub):
     assert found == [f"t{n:02}" for n in range(25)]
 
 
+async def test_a_search_that_takes_long_answers_what_it_has_and_where_to_go_on(hub):
+    await indexed(hub)
+    for number in range(60):
+        await thing(hub, f"t{number:02}", n=str(number))
+    searches = hub.registry.searches
+    searches.first_window = 7
+    node = searches.read("NOT attributes.n<50")
+    found, after, pages = [], 0, 0
+    while after is not None:
+        page, after = await searches.page(node, after, 100, patience_s=0)
+        found, pages = found + page, pages + 1
+    assert (len(found), pages) == (10, 9)
+    assert (await searches.page(node, 0, 100))[0] == found
+    assert (await searches.page(node, 0, 4), await searches.page(node, found[3], 100)) == (
+        (found[:4], found[3]),
+        (found[4:], None),
+    )
+
+
 @pytest.mark.parametrize(
     ("params", "error", "why"),
     [
