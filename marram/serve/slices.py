@@ -190,6 +190,7 @@ def runners(base: Base, slices: Slices) -> list[Runner]:
         ("broker", slices.broker.run),
         ("index", slices.registry.index.run),
         ("dynamic-groups", slices.registry.dynamic.run),
+        ("deleted-groups", slices.registry.leaving.run),
         ("shadows", lambda: watching.run(slices.shadow)),
         ("series", slices.timeseries.run),
         ("rules", slices.rules.run),

@@ -106,6 +106,12 @@ class Changes:
         tx.touch("registry_group", group.name)
         self._events.group(tx, "UPDATED", group, parents)
 
+    def group_leaves(self, tx: Tx, group: ThingGroup) -> None:
+        """Nobody sees it from now on, and what its things may do by it or those above it is over."""
+        tx.touch("registry_group", group.name)
+        self._identity.group_deleted(tx, group.name)
+        self._identity.group_changed(tx)
+
     def group_deleted(self, tx: Tx, group: ThingGroup, parents: list[ThingGroup], members: list[Thing]) -> None:
         tx.touch("registry_group", group.name)
         self._identity.group_deleted(tx, group.name)

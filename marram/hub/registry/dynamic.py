@@ -92,6 +92,7 @@ class Dynamic:
         )
 
         def work(tx: Tx) -> ThingGroup:
+            groups.check_free(tx, name)
             present, dynamic = store.group(tx, name), index_store.dynamic_group(tx, name)
             if present is not None:
                 same = (present.description, present.attributes) == (description, wanted.attributes)

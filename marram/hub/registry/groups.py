@@ -7,6 +7,7 @@ from typing import Final
 from marram.core.errors import AlreadyExists, Invalid, LimitExceeded, NotFound
 from marram.hub.registry import index_store, names, store
 from marram.hub.registry.changes import Changes
+from marram.hub.registry.leaving import Leaving
 from marram.hub.registry.names import Arns
 from marram.hub.registry.store import ThingGroup
 from marram.hub.registry.tags import Tags
@@ -22,6 +23,7 @@ MAX_CHILDREN: Final = 100
 class Groups:
     def __init__(self, db: Db, changes: Changes, tags: Tags, arns: Arns, *, entropy: Entropy) -> None:
         self._db, self._changes, self._tags, self._arns, self._entropy = db, changes, tags, arns, entropy
+        self.leaving = Leaving(db, changes)
         tags.declare("thinggroup", _bearer)
 
     async def create(
@@ -35,6 +37,7 @@ class Groups:
     ) -> ThingGroup:
         """The same again is fine. Raises AlreadyExists, NotFound for the parent, LimitExceeded."""
         names.check_name(name, "thing group")
+        await self.leaving.finish(name)
         if parent == name:
             raise Invalid(f"thing group {name} cannot be its own parent")
         wanted = ThingGroup(
@@ -46,6 +49,7 @@ class Groups:
         )
 
         def work(tx: Tx) -> ThingGroup:
+            check_free(tx, name)
             present = store.group(tx, name)
             if present is not None:
                 same = (present.parent, present.description, present.attributes)
@@ -110,7 +114,10 @@ class Groups:
         return await self._db.write(work)
 
     async def delete(self, name: str, *, expected_version: int | None = None) -> None:
-        """One that does not exist is fine. Raises Invalid while it has children. Its policies are detached with it."""
+        """One that does not exist is fine. Raises Invalid while it has children. Its policies are detached with it.
+
+        Of a large group the members leave behind this call (leaving.py).
+        """
 
         def work(tx: Tx) -> None:
             present = store.group(tx, name)
@@ -120,10 +127,7 @@ class Groups:
             names.check_version("thing group", name, present.version, expected_version)
             if store.children(tx, name):
                 raise Invalid(f"thing group {name} has child groups: delete them first")
-            line = parents(tx, present)
-            members = [thing for each in store.members(tx, name) if (thing := store.thing(tx, each)) is not None]
-            store.delete_group(tx, name)
-            self._changes.group_deleted(tx, present, line, members)
+            self.leaving.begin(tx, present, parents(tx, present))
 
         await self._db.write(work)
 
@@ -142,12 +146,14 @@ class Groups:
         return await self._db.read(work)
 
     def lineage(self, group: str) -> tuple[str, ...]:
-        """The group and those above it, the root last; from memory."""
+        """The group and those above it, the root last; none when it does not exist. From memory."""
         line: list[str] = []
         while group and group not in line:
-            line.append(group)
             found = self._db.cached("registry_group", group, lambda tx, name=group: store.group(tx, name))  # type: ignore[misc]  # bound early
-            group = found.parent if found is not None else ""
+            if found is None:
+                break
+            line.append(group)
+            group = found.parent
         return tuple(line)
 
     def _line(self, tx: Tx, parent: str) -> list[ThingGroup]:
@@ -170,6 +176,12 @@ def check_static(tx: Tx, name: str, why: str) -> None:
     """Raises Invalid for a dynamic group, saying why that matters."""
     if index_store.dynamic_group(tx, name) is not None:
         raise Invalid(f"thing group {name} is dynamic: {why}")
+
+
+def check_free(tx: Tx, name: str) -> None:
+    """Raises AlreadyExists while the things of a deleted group of that name are leaving it."""
+    if (found := store.leaving(tx, name)) is not None:
+        raise AlreadyExists(f"thing group {name} is being deleted", resourceId=found[0].id)
 
 
 def parents(tx: Tx, group: ThingGroup) -> list[ThingGroup]:

@@ -61,6 +61,7 @@ class Registry:
         self.principals = Principals(db, identity)
         self.types = ThingTypes(db, changes, self.tags, self.arns, entropy=entropy)
         self.groups = Groups(db, changes, self.tags, self.arns, entropy=entropy)
+        self.leaving = self.groups.leaving
         self.members = Members(db, changes)
         self.searches = Searches(db, self.index)
         self.group_searches = GroupSearches(db, self.index)
@@ -105,8 +106,8 @@ class Registry:
         return store.group(tx, name) is not None
 
     async def groups_of(self, thing: str) -> list[str]:
-        """The groups a thing was put into, in order; none for an unknown thing."""
-        return list(self.members.cached_of_thing(thing))
+        """The groups a thing is in, in order; none for an unknown thing."""
+        return [group for group in self.members.cached_of_thing(thing) if self.groups.lineage(group)]
 
     async def things_in(self, group: str) -> list[str]:
         """All things of a group and of the groups below it. Raises NotFound."""

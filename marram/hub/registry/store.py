@@ -215,6 +215,40 @@ def delete_group(tx: Tx, name: str) -> None:
     tx.execute("DELETE FROM registry_group WHERE name = ?", name)
 
 
+def take_out_group(tx: Tx, group: ThingGroup, above: Iterable[ThingGroup]) -> None:
+    """It is leaving now, with all its members."""
+    tx.execute("DELETE FROM registry_group WHERE name = ?", group.name)
+    tx.execute(
+        f"INSERT INTO registry_leaving ({_GROUP}, above) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - constant
+        group.name,
+        group.id,
+        group.parent,
+        group.description,
+        codec.dumps(dict(group.attributes)).decode(),
+        group.version,
+        group.created_ms,
+        codec.dumps([[each.name, each.id] for each in above]).decode(),
+    )
+
+
+def leaving(tx: Tx, name: str) -> tuple[ThingGroup, list[ThingGroup]] | None:
+    """With the groups it was below, the root first: their names and ids."""
+    row = tx.one(f"SELECT {_GROUP}, above FROM registry_leaving WHERE name = ?", name)  # noqa: S608 - constant
+    if row is None:
+        return None
+    above = cast("list[tuple[str, str]]", codec.loads(str(row[7])))
+    return _group(row), [ThingGroup(name=each, id=its) for each, its in above]
+
+
+def first_leaving(tx: Tx) -> str | None:
+    row = tx.one("SELECT name FROM registry_leaving ORDER BY name LIMIT 1")
+    return str(row[0]) if row else None
+
+
+def forget_leaving(tx: Tx, name: str) -> None:
+    tx.execute("DELETE FROM registry_leaving WHERE name = ?", name)
+
+
 def groups(tx: Tx, prefix: str, parent: str | None, after: str, limit: int) -> list[str]:
     """Names by order; `parent` restricts to its children, the empty one to the roots."""
     where, params = ["name > ?"], [after]
@@ -256,8 +290,18 @@ def remove_member(tx: Tx, group_name: str, thing_name: str) -> bool:
     return tx.execute("DELETE FROM registry_member WHERE thing_group = ? AND thing = ?", group_name, thing_name) > 0
 
 
+def remove_members(tx: Tx, group_name: str, thing_names: Iterable[str]) -> None:
+    rows = [(group_name, name) for name in thing_names]
+    if rows:
+        tx.many("DELETE FROM registry_member WHERE thing_group = ? AND thing = ?", rows)
+
+
 def groups_of(tx: Tx, thing_name: str, after: str = "", limit: int = 1 << 30) -> list[str]:
-    sql = "SELECT thing_group FROM registry_member WHERE thing = ? AND thing_group > ? ORDER BY thing_group LIMIT ?"
+    """Without those that are leaving."""
+    sql = (
+        "SELECT thing_group FROM registry_member m WHERE thing = ? AND thing_group > ? AND NOT EXISTS"
+        " (SELECT 1 FROM registry_leaving l WHERE l.name = m.thing_group) ORDER BY thing_group LIMIT ?"
+    )
     return [str(row[0]) for row in tx.all(sql, thing_name, after, limit)]
 
 

@@ -12,6 +12,7 @@ from marram.hub.slice import Call, Params, Result, operation
 async def create_dynamic_thing_group(service: Registry, call: Call, params: Params) -> Result:
     _check_index(params)
     properties = wire.inner(params, "thingGroupProperties")
+    await service.leaving.finish(params["thingGroupName"])
     made = await service.dynamic.create(
         params["thingGroupName"],
         params["queryString"],
