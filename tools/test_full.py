@@ -50,6 +50,7 @@ def main() -> int:
         f"- result: {summary.strip('= ')}",
         f"- commit: {commit}, {time.strftime('%Y-%m-%d', time.gmtime())}",
         f"- machine: {os.cpu_count()} cores, {cpu}",
+        *([f"- MARRAM_SHARE: {share} of the long part"] if (share := os.environ.get("MARRAM_SHARE")) else []),
         f"- time: {(time.monotonic() - began) / 60:.1f} minutes",
         f"- skipped: {len(skipped)}",
         *[f"  - {line}" for line in skipped],

@@ -9,9 +9,9 @@ import pytest
 
 from marram.core import http1, sigv4, websocket
 from tests.core import fuzz_door
+from tests.full import FULL, many
 
-FULL = os.environ.get("MARRAM_FULL") == "1"
-SECONDS = 600.0 if FULL else 3.0
+SECONDS = float(many(3, 600))
 
 
 @pytest.mark.timeout(1800 if FULL else 60)

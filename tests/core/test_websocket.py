@@ -22,8 +22,9 @@ from marram.core.websocket import (
     Ping,
     Reader,
 )
+from tests.full import many
 
-ROUNDS = 200_000 if os.environ.get("MARRAM_FULL") else 400
+ROUNDS = many(400, 200_000)
 MASK = b"\x37\xfa\x21\x3d"
 GOOD = {
     "upgrade": "websocket",

@@ -12,7 +12,7 @@ and opens once more: a torn tail that was not cut shows only then). It runs in t
 
 The program stands still while its disks are built: one run covers all its operations, whatever threads it has. Before each
 operation, and in the middle of every other write, the disks of images.MODES are built and checked. `make test` looks at a seeded
-sample (`every` on average, until `budget_s`), MARRAM_FULL=1 at all. The seed is printed; MARRAM_SEED repeats a run.
+sample (`every` on average, until `budget_s`), MARRAM_FULL=1 at all (see tests/full.py). The seed is printed; MARRAM_SEED repeats a run.
 
 Faults without a crash (a full disk, an fsync that fails) are `faulty_env`. A real ext4 in a loop file is tools/powercut.py.
 """
@@ -34,10 +34,10 @@ from pathlib import Path
 import pytest
 
 from tests.crash.tools import images
+from tests.full import FULL, SHARE
 
 _TOOLS = Path(__file__).with_name("tools")
 MARK = "MARRAM_SWEEP_MARK"
-FULL = os.environ.get("MARRAM_FULL") == "1"
 MEMORY = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
 
 Check = Callable[[Path, list[str]], None]
@@ -95,7 +95,7 @@ def sweep(
     result = Result(seed)
     rnd = random.Random(seed)
     if FULL:
-        every, budget_s, torn = 1, 600.0, 5 * torn
+        every, budget_s, torn = max(1, round(1 / SHARE)), 600.0, 5 * torn
     library = crashfs()
     began = time.monotonic()
     base = Path(tempfile.mkdtemp(prefix="marram-crash-", dir=MEMORY))

@@ -9,9 +9,9 @@ from marram.core.mqtt import packets
 from marram.core.mqtt.connection import ServerConnection
 from marram.core.mqtt.packets import Reader
 from tests.core.mqtt import fuzz
+from tests.full import FULL, many
 
-FULL = os.environ.get("MARRAM_FULL") == "1"
-SECONDS = 900.0 if FULL else 8.0
+SECONDS = float(many(8, 900))
 
 
 @pytest.mark.timeout(1800 if FULL else 60)

@@ -5,7 +5,6 @@ that are broken on purpose are found, each within the cases that always run.
 """
 
 import json
-import os
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,9 +16,9 @@ from marram.core.policy import documents, evaluate, variables
 from marram.core.policy.documents import Document
 from marram.core.policy.evaluate import CompiledPolicy
 from tests.core.policy import reference
+from tests.full import FULL, many
 
-FULL = os.environ.get("MARRAM_FULL") == "1"
-CASES = 5_000_000 if FULL else 12_000
+CASES = many(12_000, 5_000_000)
 Case = tuple[list[dict[str, Any]], str, str, dict[str, Any], dict[str, Any]]
 Evaluator = Callable[[Case], str]
 

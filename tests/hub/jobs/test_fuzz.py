@@ -14,9 +14,10 @@ from marram.core.jobs import REPORTED
 from marram.hub.identity.service import Subject
 from marram.hub.jobs import topics
 from marram.hub.slice import TopicMessage
+from tests.full import many
 from tests.hub.jobs.conftest import World
 
-SECONDS = 60.0 if os.environ.get("MARRAM_FULL") == "1" else 3.0
+SECONDS = float(many(3, 60))
 PREFIX = "$aws/things/t/jobs/"
 SEEDS: tuple[bytes, ...] = (
     b"", b"{}", b'{"clientToken":"a"}', b'{"status":"IN_PROGRESS","statusDetails":{"a":"b"},"stepTimeoutInMinutes":3}',

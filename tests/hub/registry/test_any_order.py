@@ -1,7 +1,6 @@
 """Registry calls in any order against a slow model: what is refused changes nothing, and every list says what the model says."""
 
 import asyncio
-import os
 import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -20,8 +19,8 @@ from marram.hub.identity.service import Identity
 from marram.hub.registry.service import Registry, Search
 from marram.kit.clock import FakeClock, SeededEntropy
 from marram.kit.db import Db, Migrations
+from tests.full import FULL, many
 
-FULL = bool(os.environ.get("MARRAM_FULL"))
 FIVE_MINUTES = 5 * 60 * 1000
 things = st.sampled_from(["t1", "t2", "t3"])
 types = st.sampled_from(["", "pump", "valve"])
@@ -286,7 +285,7 @@ class AnyOrder(RuleBasedStateMachine):
 
 
 SETTINGS = settings(
-    max_examples=1000 if FULL else 30, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=many(30, 1000), stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
 )
 
 

@@ -1,6 +1,5 @@
 """The SQL of a search and the evaluator of dynamic groups give the same things, whatever is asked of whatever is indexed."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -17,6 +16,7 @@ from marram.hub.registry.index import Index
 from marram.hub.registry.store import Thing
 from marram.kit.clock import FakeClock, SeededEntropy
 from marram.kit.db import Db, Migrations
+from tests.full import many
 
 WORDS = [
     "a",
@@ -37,7 +37,7 @@ WORDS = [
 ]
 ODD = ["", "  ", "a\0b", "1 a", "%", "_", "\\", '"']
 NAMES = ["t1", "t2", "pump-1", "Pump_2", "T3"]
-EXAMPLES = 5000 if os.environ.get("MARRAM_FULL") else 60
+EXAMPLES = many(60, 5000)
 SMALL = index_query.Sizes(few=1, window=2, counted=3, merged=1)  # so that every way is gone, in several windows
 SETTINGS = Settings(things=True, shadow=True, connectivity=True, named=("cfg",))
 SECTIONS = [f"shadow{named}.{section}" for named in ("", ".name.cfg") for section in ("desired", "reported", "delta")]
