@@ -19,7 +19,6 @@ from marram.hub.registry.members import Members
 from marram.hub.registry.things import Things
 from marram.kit.db import Db, Tx
 
-MAX_THINGS: Final = 250
 MAX_PROBLEMS: Final = 100
 
 

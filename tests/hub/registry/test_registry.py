@@ -1,6 +1,8 @@
 import pytest
 
 from marram.core.errors import AlreadyExists, Invalid, LimitExceeded, NotFound, Unsupported, VersionConflict
+from marram.hub.border import plans
+from marram.hub.border.shapes import Shapes
 from marram.hub.identity import pki
 from marram.hub.registry.service import GroupMembershipChanged, NewThing, ThingDeleted
 
@@ -434,3 +436,13 @@ async def test_an_exclusive_certificate_leaves_the_thing_its_others(hub):
     found = (await hub.call("ListThingPrincipalsV2", thingName="t", **exclusive))["thingPrincipalObjects"]
     assert [each["principal"] for each in found] == [second]
     assert set((await hub.call("ListThingPrincipals", thingName="t"))["principals"]) == {first, second}
+
+
+def test_a_batch_is_bounded():
+    """What one transaction function may take."""
+    plan = plans.load("marram")
+    read = Shapes(plan).read_json(plan.operations["registry/ImportThings"].input)
+    things = [{"thingName": f"t{number}"} for number in range(101)]
+    read({"things": things[:100]}, "")
+    with pytest.raises(Invalid, match="100"):
+        read({"things": things}, "")
