@@ -4,6 +4,7 @@ Every function is called within the transaction that makes the change. The parts
 store; what others must know is here and nowhere else.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from marram.hub.bus import Bus
@@ -129,12 +130,14 @@ class Changes:
         self._events.membership(tx, "ADDED" if member else "REMOVED", group, thing)
         self._tell(tx, GroupMembershipChanged(group.name, thing.name, member))
 
-    def dynamic_membership(self, tx: Tx, group: ThingGroup, thing: str, *, member: bool) -> None:
+    def dynamic_members(self, tx: Tx, group: ThingGroup, things: Sequence[str], *, member: bool) -> None:
         """Of a dynamic group: no policy can hang on it, and the index does not know of it."""
-        tx.touch("registry_groups_of", thing)
-        if self._events.enabled(tx, "THING_GROUP_MEMBERSHIP") and (found := store.thing(tx, thing)) is not None:
-            self._events.membership(tx, "ADDED" if member else "REMOVED", group, found)
-        self._tell(tx, GroupMembershipChanged(group.name, thing, member))
+        is_told = self._events.enabled(tx, "THING_GROUP_MEMBERSHIP")
+        for thing in things:
+            tx.touch("registry_groups_of", thing)
+            if is_told and (found := store.thing(tx, thing)) is not None:
+                self._events.membership(tx, "ADDED" if member else "REMOVED", group, found)
+            self._tell(tx, GroupMembershipChanged(group.name, thing, member))
 
     def _tell(self, tx: Tx, event: object) -> None:
         tx.after_commit(lambda: self._bus.publish(event))

@@ -39,7 +39,7 @@ log = logger(__name__)
 MAX_DYNAMIC: Final = 100
 FROM_START: Final = '["in",0]'  # position of a builder
 DELETING: Final = "DELETING"  # a state that is not shown: it has no members soon
-STEP: Final = 250  # things of one transaction function of the builder, which has 10 ms
+STEP: Final = 500  # things of one transaction function of the builder, which has 10 ms
 
 _refused: Final = metrics.counter(
     "marram_dynamic_group_refused_total", "Things that found no place in a dynamic group, or lost it to an older one"
@@ -171,8 +171,7 @@ class Dynamic:
         if found is None or dynamic is None or dynamic.state != DELETING:
             return False
         members = store.members(tx, name, "", self.at_once)
-        for thing in members:
-            self._leave(tx, found, thing)
+        self._leave(tx, found, members)
         if len(members) == self.at_once:
             return True
         index_store.delete_dynamic_group(tx, name)
@@ -221,7 +220,7 @@ class Dynamic:
             if fits:
                 self._enter(tx, found, group, thing.thing)
             else:
-                self._leave(tx, found, thing.thing)
+                self._leave(tx, found, [thing.thing])
 
     def _as_known(self, tx: Tx, group: _Known) -> ThingGroup | None:
         """None when memory is behind: the group is gone, or has another query, and its builder is yet to come."""
@@ -232,12 +231,13 @@ class Dynamic:
         present = store.groups_of(tx, thing)
         if group.name in present or (len(present) >= MAX_GROUPS and not self._make_room(tx, known, thing)):
             return
-        store.add_member(tx, group.name, thing)
-        self._changes.dynamic_membership(tx, group, thing, member=True)
+        index_store.add_members(tx, group.name, [thing])
+        self._changes.dynamic_members(tx, group, [thing], member=True)
 
-    def _leave(self, tx: Tx, group: ThingGroup, thing: str) -> None:
-        if store.remove_member(tx, group.name, thing):
-            self._changes.dynamic_membership(tx, group, thing, member=False)
+    def _leave(self, tx: Tx, group: ThingGroup, things: Sequence[str]) -> None:
+        """Members, all of them."""
+        index_store.remove_members(tx, group.name, things)
+        self._changes.dynamic_members(tx, group, things, member=False)
 
     def _make_room(self, tx: Tx, group: _Known, thing: str) -> bool:
         """Out of the newest dynamic group, when that is newer than this one."""
@@ -246,7 +246,7 @@ class Dynamic:
         if other is None or (other.created_ms, other.name) <= (group.created_ms, group.name):
             _refuse(tx, thing, group.name)
             return False
-        self._leave(tx, groups.get(tx, other.name), thing)
+        self._leave(tx, groups.get(tx, other.name), [thing])
         _refuse(tx, thing, other.name)
         return True
 
@@ -287,8 +287,15 @@ class Dynamic:
         found = self._in_work(tx, group, known)
         if found is None:
             return
-        for _, thing in index_query.fitting(tx, known.node, docs):
-            self._enter(tx, found, known, thing)
+        present = index_store.groups_by_thing(tx, docs)
+        things = [thing for _, thing in index_query.fitting(tx, known.node, docs)]
+        outside = [thing for thing in things if group.name not in present.get(thing, ())]
+        easily = [thing for thing in outside if len(present.get(thing, ())) < MAX_GROUPS]
+        index_store.add_members(tx, group.name, easily)
+        self._changes.dynamic_members(tx, found, easily, member=True)
+        for thing in outside:
+            if len(present.get(thing, ())) >= MAX_GROUPS:
+                self._enter(tx, found, known, thing)
         if last is not None:
             self._progress(tx, group, ["in", last])
         else:  # a new group has nobody who does not fit: who changes is held against it
@@ -301,9 +308,7 @@ class Dynamic:
         members = store.members(tx, group.name, after, self.at_once)
         docs = [doc for thing in members if (doc := index_store.doc(tx, thing)) is not None]
         stay = {thing for _, thing in index_query.fitting(tx, known.node, docs)}
-        for thing in members:
-            if thing not in stay:
-                self._leave(tx, found, thing)
+        self._leave(tx, found, [thing for thing in members if thing not in stay])
         self._progress(tx, group, ["out", members[-1]] if len(members) == self.at_once else None)
 
     def _in_work(self, tx: Tx, group: DynamicGroup, known: _Known) -> ThingGroup | None:

@@ -4,7 +4,7 @@
 a term without a field. Queries over the rows are in search.py.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -240,12 +240,26 @@ def dynamic_groups_of(tx: Tx, thing: str) -> list[str]:
     return [str(row[0]) for row in rows]
 
 
-def in_groups(tx: Tx, things: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
-    """(thing, the groups that it is in)."""
-    for thing in things:
-        found = tx.all("SELECT thing_group FROM registry_member WHERE thing = ?", thing)
-        yield thing, [str(row[0]) for row in found]
+def groups_by_thing(tx: Tx, docs: Sequence[int]) -> dict[str, list[str]]:
+    """Of the things of some documents; those in no group are left out."""
+    if not docs:
+        return {}
+    marks = ", ".join("?" * len(docs))
+    rows = tx.all(
+        "SELECT m.thing, m.thing_group FROM registry_index_doc d JOIN registry_member m ON m.thing = d.thing"  # noqa: S608
+        f" WHERE d.id IN ({marks})",
+        *docs,
+    )
+    found: dict[str, list[str]] = {}
+    for thing, group in rows:
+        found.setdefault(str(thing), []).append(str(group))
+    return found
 
 
 def add_members(tx: Tx, group: str, things: Iterable[str]) -> None:
+    """Of those that are not in it yet."""
     tx.many("INSERT INTO registry_member (thing_group, thing) VALUES (?, ?)", [(group, thing) for thing in things])
+
+
+def remove_members(tx: Tx, group: str, things: Iterable[str]) -> None:
+    tx.many("DELETE FROM registry_member WHERE thing_group = ? AND thing = ?", [(group, thing) for thing in things])
