@@ -7,7 +7,7 @@
 // sent-delivered <= window over all publishers (nothing is dropped, so "delivered" is honest); QoS 1 keeps window
 // unacknowledged per publisher AND sent-delivered <= 4*window*pubs. No progress for 500 ms counts the rest as lost.
 // -k 1 with many publishers and window < publishers is the fleet shape: one message per socket per read.
-// -r paces the sends (open loop) and reports latency. cpu_us_msg: utime+stime of the -i pids over the window,
+// -r paces the sends (open loop) and reports latency, of deliveries and with QoS 1 of PUBACKs. cpu_us_msg: utime+stime of the -i pids over the window,
 // per publish and per delivery.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -30,6 +30,7 @@ typedef struct {
 	uint8_t *rb; int rlen;
 	uint8_t *wb; int wlen, woff, wcap;
 	uint8_t *tpl; int tlen, pidoff, payoff;
+	uint64_t *at;  // when each packet id was sent
 } conn;
 
 static int port = 1883, npub = 1, nsub = 1, qos, window = 1000, bytes = 128, nconn, pairs, burst = 32;
@@ -39,7 +40,10 @@ static int pids[16], npids, ep;
 static uint64_t sent, acked, delivered, lost, base_sent;
 #define RB (256 * 1024)
 #define NH 200000
-static uint32_t *hist; static uint64_t nlat;  // 10 us buckets up to 2 s
+typedef struct { uint32_t *n; uint64_t count; } hist;  // 10 us buckets up to 2 s
+static hist dlv, ack;
+static void lat(hist *h, uint64_t ns) { uint64_t k = ns / 10000; h->n[k < NH ? k : NH - 1]++; h->count++; }
+static void clear(hist *h) { memset(h->n, 0, NH * 4); h->count = 0; }
 
 static double now(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return t.tv_sec + t.tv_nsec * 1e-9; }
 static uint64_t nowns(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return t.tv_sec * 1000000000ull + t.tv_nsec; }
@@ -120,8 +124,8 @@ static void on_read(conn *c) {
 			delivered++;
 			uint8_t *b = q + 2 + (q[0] << 8 | q[1]);
 			if (*p & 6) { uint8_t *w = room(c, 4); w[0] = 0x40; w[1] = 2; w[2] = b[0]; w[3] = b[1]; b += 2; }
-			if (rate > 0) { uint64_t ts; memcpy(&ts, b, 8); uint64_t k = (t - ts) / 10000; hist[k < NH ? k : NH - 1]++; nlat++; }
-		} else if ((*p & 0xf0) == 0x40) { acked++; c->infl--; }
+			if (rate > 0) { uint64_t ts; memcpy(&ts, b, 8); lat(&dlv, t - ts); }
+		} else if ((*p & 0xf0) == 0x40) { acked++; c->infl--; if (c->at) lat(&ack, t - c->at[q[0] << 8 | q[1]]); }
 		p = q + len;
 	}
 	c->rlen = e - p; if (c->rlen) memmove(c->rb, p, c->rlen);
@@ -129,7 +133,7 @@ static void on_read(conn *c) {
 }
 static void put(conn *c, uint64_t ts) {
 	uint8_t *w = room(c, c->tlen); memcpy(w, c->tpl, c->tlen);
-	if (qos) { if (!++c->pid) c->pid = 1; w[c->pidoff] = c->pid >> 8; w[c->pidoff + 1] = c->pid; c->infl++; }
+	if (qos) { if (!++c->pid) c->pid = 1; w[c->pidoff] = c->pid >> 8; w[c->pidoff + 1] = c->pid; c->infl++; if (c->at) c->at[c->pid] = ts; }
 	memcpy(w + c->payoff, &ts, 8); sent++;
 }
 static conn *mk(int sub, int i) {
@@ -148,16 +152,17 @@ static conn *mk(int sub, int i) {
 		c->tpl = calloc(1, rem + 8); uint8_t *p = c->tpl; *p++ = 0x30 | qos << 1;
 		int x = rem; do { *p = x & 127; x >>= 7; if (x) *p |= 128; p++; } while (x);
 		*p++ = 0; *p++ = l; memcpy(p, s, l); p += l; c->pidoff = p - c->tpl; if (qos) p += 2;
+		if (qos && rate > 0) c->at = calloc(65536, sizeof *c->at);
 		c->payoff = p - c->tpl; memset(p, 'x', bytes); c->tlen = p + bytes - c->tpl;
 	}
 	fcntl(c->fd, F_SETFL, O_NONBLOCK);
 	struct epoll_event e = {.events = EPOLLIN, .data.ptr = c}; epoll_ctl(ep, EPOLL_CTL_ADD, c->fd, &e);
 	return c;
 }
-static double pct(double q) { uint64_t k = 0, want = nlat * q; for (int i = 0; i < NH; i++) { k += hist[i]; if (k > want) return (i + 0.5) * 0.01; } return NH * 0.01; }
+static double pct(hist *h, double q) { uint64_t k = 0, want = h->count * q; for (int i = 0; i < NH; i++) { k += h->n[i]; if (k > want) return (i + 0.5) * 0.01; } return NH * 0.01; }
 
 static int run_load(void) {
-	ep = epoll_create1(0); hist = calloc(NH, 4);
+	ep = epoll_create1(0); dlv.n = calloc(NH, 4); ack.n = calloc(NH, 4);
 	conn **pub = calloc(npub, sizeof *pub);
 	for (int i = 0; i < nsub; i++) mk(1, i);
 	for (int i = 0; i < npub; i++) pub[i] = mk(0, i);
@@ -167,7 +172,7 @@ static int run_load(void) {
 	struct epoll_event ev[512];
 	for (;;) {
 		double t = now();
-		if (!measuring && t >= tm) { measuring = 1; s0 = sent; d0 = delivered; a0 = acked; c0 = cpu_s(); g0 = clock() / (double)CLOCKS_PER_SEC; ts = t; memset(hist, 0, NH * 4); nlat = 0; }
+		if (!measuring && t >= tm) { measuring = 1; s0 = sent; d0 = delivered; a0 = acked; c0 = cpu_s(); g0 = clock() / (double)CLOCKS_PER_SEC; ts = t; clear(&dlv); clear(&ack); }
 		if (t >= te) break;
 		if (delivered + acked != last) { last = delivered + acked; prog = t; }
 		else if (t - prog > 0.5 && rate <= 0) { uint64_t out = sent * fan > delivered ? sent * fan - delivered : 0; if (out > base_sent) { lost += out - base_sent; base_sent = out; } prog = t; }
@@ -191,7 +196,8 @@ static int run_load(void) {
 	printf("{\"pubs\":%d,\"burst\":%d,\"subs\":%d,\"qos\":%d,\"window\":%d,\"bytes\":%d,\"sent_s\":%.0f,\"delivered_s\":%.0f,\"acked_s\":%.0f,\"lost\":%lu,"
 		"\"broker_cpu\":%.2f,\"gen_cpu\":%.2f,\"cpu_us_pub\":%.3f,\"cpu_us_dlv\":%.3f",
 		npub, burst, nsub, qos, window, bytes, ds / el, dd / el, da / el, lost, cpu / el, gen / el, ds ? cpu * 1e6 / ds : 0, dd ? cpu * 1e6 / dd : 0);
-	if (rate > 0) printf(",\"p50_ms\":%.2f,\"p99_ms\":%.2f,\"p999_ms\":%.2f", pct(.5), pct(.99), pct(.999));
+	if (rate > 0) printf(",\"p50_ms\":%.2f,\"p99_ms\":%.2f,\"p999_ms\":%.2f", pct(&dlv, .5), pct(&dlv, .99), pct(&dlv, .999));
+	if (rate > 0 && qos) printf(",\"ack_p50_ms\":%.2f,\"ack_p99_ms\":%.2f", pct(&ack, .5), pct(&ack, .99));
 	printf("}\n"); return 0;
 }
 
