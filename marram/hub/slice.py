@@ -80,6 +80,7 @@ class Topic:
     function: TopicFunction
     at_once: bool = False
     private: bool = False
+    is_hubs_own: Callable[[str], bool] | None = None
 
 
 ACTION_PREFIX: Final[Mapping[str, str]] = {
@@ -119,18 +120,22 @@ def operation(
     return declare
 
 
-def topic(template: str, *, at_once: bool = False, private: bool = False) -> Callable[[TopicFunction], TopicFunction]:
+def topic(
+    template: str, *, at_once: bool = False, private: bool = False, is_hubs_own: Callable[[str], bool] | None = None
+) -> Callable[[TopicFunction], TopicFunction]:
     """Declare the handler of a reserved topic; `{name}` stands for one level.
 
     A client's messages are handled one after another. at_once: each is begun without waiting for those before it, in their
     order; for a handler whose first wait is its one transaction, which keeps the order, so that many share a commit.
     private: nobody but the handler gets what is published there, whatever their policy and their subscriptions say.
+    is_hubs_own: of the topics that the template covers, those on which the hub alone speaks; there is no handler for them.
     """
 
     def declare(function: TopicFunction) -> TopicFunction:
         made = Topic(
-            template=template, slice=_slice_of(function.__module__), function=function, at_once=at_once, private=private
-        )
+            template=template, slice=_slice_of(function.__module__), function=function, at_once=at_once, private=private,
+            is_hubs_own=is_hubs_own,
+        )  # fmt: skip
         known = TOPICS.setdefault(template, made)
         if known is not made:
             raise RuntimeError(f"reserved topic {template} is declared twice")

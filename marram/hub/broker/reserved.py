@@ -7,6 +7,7 @@ Handlers that keep the order by their transaction (`at_once`) have no lane: each
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from marram.core.errors import MarramError, Unavailable
@@ -45,6 +46,7 @@ class Reserved:
         self._handlers: Templates[Handler] = Templates({})
         self._at_once: frozenset[Handler] = frozenset()
         self._private: frozenset[Handler] = frozenset()
+        self._hubs_own: Mapping[Handler, Callable[[str], bool]] = {}
         self._lanes: list[asyncio.Queue[_Job]] = []
         self._group: asyncio.TaskGroup | None = None
         self._in_flight: dict[str, int] = {}  # by client id
@@ -61,15 +63,27 @@ class Reserved:
             {template: handler for template, (_, handler) in found.items()},
             at_once=(handler for made, handler in found.values() if made.at_once),
             private=(handler for made, handler in found.values() if made.private),
+            hubs_own={handler: made.is_hubs_own for made, handler in found.values() if made.is_hubs_own is not None},
         )
 
     def use(
-        self, handlers: Mapping[str, Handler], *, at_once: Iterable[Handler] = (), private: Iterable[Handler] = ()
+        self,
+        handlers: Mapping[str, Handler],
+        *,
+        at_once: Iterable[Handler] = (),
+        private: Iterable[Handler] = (),
+        hubs_own: Mapping[Handler, Callable[[str], bool]] = MappingProxyType({}),
     ) -> None:
         self._handlers, self._at_once, self._private = Templates(handlers), frozenset(at_once), frozenset(private)
+        self._hubs_own = hubs_own
 
     def has(self, topic: str) -> bool:
-        return self._handlers.match(topic) is not None
+        """Whether a client may publish there at all, his policy allowing it."""
+        found = self._handlers.match(topic)
+        if found is None:
+            return False
+        is_hubs_own = self._hubs_own.get(found[0])
+        return is_hubs_own is None or not is_hubs_own(topic)
 
     def is_private(self, topic: str) -> bool:
         """Only the handler gets what is published there."""

@@ -34,6 +34,12 @@ MAX_TOKEN: Final = 128
 NEXT: Final = "$next"
 
 
+def _is_hubs_own(name: str) -> bool:
+    """Answers and notifications: a device runs what comes there, so nobody else may say it."""
+    first, last = name.split("/")[4], name.rpartition("/")[2]
+    return last in ("accepted", "rejected") or (first == last and first.startswith("notify"))
+
+
 @topic("$aws/things/{thing}/jobs/get", at_once=True)
 @topic("$aws/things/{thing}/jobs/{namespace}/get", at_once=True)
 async def get_pending(service: Jobs, message: TopicMessage) -> None:
@@ -52,7 +58,7 @@ async def get_pending(service: Jobs, message: TopicMessage) -> None:
 
 
 @topic("$aws/things/{thing}/jobs/start-next", at_once=True)
-@topic("$aws/things/{thing}/jobs/start-next/{namespace}", at_once=True)
+@topic("$aws/things/{thing}/jobs/start-next/{namespace}", at_once=True, is_hubs_own=_is_hubs_own)
 async def start_next(service: Jobs, message: TopicMessage) -> None:
     thing, namespace = message.params["thing"], message.params.get("namespace", "")
 
@@ -108,13 +114,11 @@ async def update(service: Jobs, message: TopicMessage) -> None:
     await _answered(service, message, work)
 
 
-@topic("$aws/things/{thing}/jobs/{first}")
-@topic("$aws/things/{thing}/jobs/{first}/{second}")
-@topic("$aws/things/{thing}/jobs/{first}/{second}/{third}")
+@topic("$aws/things/{thing}/jobs/{first}", is_hubs_own=_is_hubs_own)
+@topic("$aws/things/{thing}/jobs/{first}/{second}", is_hubs_own=_is_hubs_own)
+@topic("$aws/things/{thing}/jobs/{first}/{second}/{third}", is_hubs_own=_is_hubs_own)
 async def unknown(service: Jobs, message: TopicMessage) -> None:
-    """What names no request, the service's own topics among them."""
-    if message.topic.endswith(("/accepted", "/rejected")):
-        return  # an answer to that could be answered again
+    """What names no request."""
 
     def work(_tx: Tx, _request: JsonObject) -> JsonObject:
         raise Invalid(f"{message.topic} is not a topic of a jobs request", kind="topic")

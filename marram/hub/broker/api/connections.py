@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING, Final
 
 from marram.core import arn
-from marram.core.errors import Invalid, LimitExceeded, NotFound
+from marram.core import topic as topics
+from marram.core.errors import Denied, Invalid, LimitExceeded, NotFound
 from marram.hub.broker.api.messages import MAX_PAYLOAD, check_topic, mqtt_properties
 from marram.hub.slice import Call, Params, Result, operation
 
@@ -69,6 +70,9 @@ async def list_subscriptions(service: "Broker", call: Call, params: Params) -> R
 async def send_direct_message(service: "Broker", call: Call, params: Params) -> Result:
     topic, payload = str(params["topic"]), params.get("payload", b"")
     check_topic(topic)
+    if topics.is_reserved(topic):
+        # Whoever may send a message could else tell a device to run a job, or what its shadow wants.
+        raise Denied(f"topic {topic} is reserved", topic=topic)
     if len(payload) > MAX_PAYLOAD:
         raise LimitExceeded(f"the payload has {len(payload)} bytes, over the limit of {MAX_PAYLOAD}", limit=MAX_PAYLOAD)
     timeout_s = params.get("timeout", CONFIRM_S)
