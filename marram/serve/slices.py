@@ -147,7 +147,7 @@ def build(base: Base) -> Slices:
     )  # fmt: skip
     rules = Rules(
         db=db, journal=journal, broker=broker, timeseries=series, check_role=identity.check_role, act_as=identity.act_as,
-        clock=clock,
+        clock=clock, tags=things.tags,
     )  # fmt: skip
     greengrass = Greengrass(db, bus, identity, things, jobs, objects, account=place.account, region=place.region)
     provisioning = Provisioning(db, identity, things, objects, broker, clock=clock)

@@ -113,7 +113,7 @@ class Arrivals:
                     "timestamp": tx.now_ms,
                     "certificateStatus": PENDING,
                     "awsAccountId": self._identity.account,
-                    "certificateRegistrationTimestamp": str(present.created_ms if present else tx.now_ms),
+                    "certificateRegistrationTimestamp": None,  # as AWS was measured to send (ministack, pull request 1755)
                 },
             )
 

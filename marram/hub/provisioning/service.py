@@ -46,7 +46,6 @@ class Provisioning:
         self.bulk = Bulk(db, identity, objects, making)
         self._tags = registry.tags
         registry.tags.declare("provisioningtemplate", self.templates.bearer_id)
-        registry.tags.declare("cacert", identity.authorities.bearer_id)
         identity.use_strangers(self.arrivals)
 
     async def tend(self) -> None:

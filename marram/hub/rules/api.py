@@ -2,7 +2,7 @@
 
 from marram.core import arn
 from marram.core.codec import JsonObject
-from marram.core.errors import Unsupported
+from marram.hub import tagging
 from marram.hub.rules import rule as compiled
 from marram.hub.rules.service import Rules
 from marram.hub.rules.store import StoredRule
@@ -19,9 +19,7 @@ def _resource(call: Call, params: Params) -> str:
 
 @operation("iot", "CreateTopicRule", resource=_resource)
 async def create_topic_rule(service: Rules, call: Call, params: Params) -> Result:
-    if params.get("tags"):
-        raise Unsupported("tags of rules are not supported here")
-    await service.create(params["ruleName"], _body(params))
+    await service.create(params["ruleName"], _body(params), tagging.read_header(params.get("tags")))
     return {}
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol, TypeAlias
 from marram.core import codec
 from marram.core import topic as topics
 from marram.core.codec import JsonObject, JsonValue
-from marram.core.errors import AlreadyExists, Invalid, LimitExceeded, MarramError, NotFound, Unavailable
+from marram.core.errors import AlreadyExists, Invalid, LimitExceeded, MarramError, NotFound, Unavailable, Unsupported
 from marram.core.segment import KIND_DEAD, KIND_MESSAGE, Origin, Record
 from marram.core.sql.functions import UNDEFINED, Message
 from marram.hub.rules import rule as compiled
@@ -35,6 +35,8 @@ from marram.kit.seglog import Journal
 log = logger(__name__)
 
 CONSUMER: Final = "rules"
+KIND: Final = "rule"  # in its ARN
+_NO_TAGS: Final[Mapping[str, str]] = {}
 ERROR_SOURCE: Final = "rules-error"
 DEAD_SOURCE: Final = "rules-dead"
 MAX_RULES: Final = 1_000
@@ -69,6 +71,24 @@ class Series(Protocol):
     """The time series, as far as rules go."""
 
     async def append_many(self, given: Sequence[tuple[Origin | None, Point]]) -> None: ...
+
+
+class Tags(Protocol):
+    """The registry's, for rules."""
+
+    def declare(self, kind: str, bearer_id: Callable[[Tx, str], str | None]) -> None: ...
+    def tag_tx(self, tx: Tx, kind: str, name: str, tags: Mapping[str, str]) -> None: ...
+
+
+class NoTags:
+    """Where there is no registry."""
+
+    def declare(self, kind: str, bearer_id: Callable[[Tx, str], str | None]) -> None:
+        return
+
+    def tag_tx(self, tx: Tx, kind: str, name: str, tags: Mapping[str, str]) -> None:
+        if tags:
+            raise Unsupported("tags need a registry")
 
 
 @dataclass(slots=True)
@@ -141,11 +161,14 @@ class Rules:
         check_role: Callable[[str], None],
         act_as: ActAs,
         clock: Clock,
+        tags: Tags | None = None,
     ) -> None:
         """check_role: raises Invalid for a role that is not there or not for rules. act_as: raises Denied unless the role
         (its ARN) may do the action on the resource (the part of its ARN after the account)."""
         self._db, self._journal, self._broker, self._timeseries = db, journal, broker, timeseries
         self._check_role, self._act_as, self._clock = check_role, act_as, clock
+        self._tags = tags or NoTags()
+        self._tags.declare(KIND, _bearer)
         self._active: list[_Active] = []
         self._trie: topics.Trie[int, _Active] = topics.Trie()
         self._by_topic: dict[bytes, tuple[_Active, ...]] = {}
@@ -223,7 +246,7 @@ class Rules:
 
     # rules by name
 
-    async def create(self, name: str, body: JsonObject) -> None:
+    async def create(self, name: str, body: JsonObject, tags: Mapping[str, str] | None = None) -> None:
         """Raises AlreadyExists, LimitExceeded, and what compile_rule raises."""
         disabled, kept = _split(body)
         made = compiled.compile_rule(name, kept, self._check_role)
@@ -235,7 +258,7 @@ class Rules:
                 raise LimitExceeded(f"there are {MAX_RULES} rules, the limit", limit=MAX_RULES)
             return StoredRule(name=name, body=kept, disabled=disabled, created_ms=tx.now_ms)
 
-        await self._change(name, None if disabled else made, work)
+        await self._change(name, None if disabled else made, work, tags or {})
 
     async def replace(self, name: str, body: JsonObject) -> None:
         disabled, kept = _split(body)
@@ -303,7 +326,9 @@ class Rules:
             at = part[-1][0] + 1
         return found, at - 1 if at < self._journal.synced else None
 
-    async def _change(self, name: str, made: Rule | None, work: Callable[[Tx], StoredRule | None]) -> None:
+    async def _change(
+        self, name: str, made: Rule | None, work: Callable[[Tx], StoredRule | None], tags: Mapping[str, str] = _NO_TAGS
+    ) -> None:
         """Make `made` the rule's active version from the journal's present end on; None = none. `work` gives the document."""
         async with self._turn:
             # First the broker: what is published from now on is kept for us, and judged by the offset below.
@@ -319,6 +344,7 @@ class Rules:
                     store.delete(tx, name)
                 else:
                     store.save(tx, document)
+                    self._tags.tag_tx(tx, KIND, name, tags)
                 store.close_span(tx, name, offset)
                 if document is not None and made is not None:
                     store.open_span(tx, name, offset, document.body)
@@ -593,6 +619,11 @@ def _letter(offset: int, record: Record) -> JsonObject | None:
         "topic": record.topic.decode(),
         "payload": base64.b64encode(record.payload).decode(),
     }
+
+
+def _bearer(tx: Tx, name: str) -> str | None:
+    found = store.load(tx, name)
+    return str(found.created_ms) if found is not None else None
 
 
 def _existing(tx: Tx, name: str) -> StoredRule:

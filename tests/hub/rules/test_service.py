@@ -2,7 +2,7 @@ import asyncio
 import base64
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -21,10 +21,10 @@ from marram.core.errors import (
 )
 from marram.core.segment import KIND_DEAD, KIND_MESSAGE, Origin, Record
 from marram.core.sql.lexer import SqlError
-from marram.hub.rules.service import MAX_HOPS, Rules
+from marram.hub.rules.service import MAX_HOPS, Rules, Tags
 from marram.hub.timeseries.service import TimeSeries
 from marram.kit.clock import FakeClock, SeededEntropy
-from marram.kit.db import Db, Migrations
+from marram.kit.db import Db, Migrations, Tx
 from marram.kit.seglog import Journal
 
 ROLE = "arn:aws:iam::000000000001:role/marram-service"
@@ -92,7 +92,7 @@ class Hub:
 
 
 @contextlib.asynccontextmanager
-async def hub(root: Path, *, seed: int = 1, clean: bool = True) -> AsyncIterator[Hub]:
+async def hub(root: Path, *, seed: int = 1, clean: bool = True, tags: Tags | None = None) -> AsyncIterator[Hub]:
     clock = FakeClock()
     migrations = [Migrations(slice=name, package=f"marram.hub.{name}") for name in ("timeseries", "rules")]
     with (
@@ -102,8 +102,9 @@ async def hub(root: Path, *, seed: int = 1, clean: bool = True) -> AsyncIterator
         series = TimeSeries(db=db, journal=journal, clock=clock, folder=root / "ts", entropy=SeededEntropy(seed))
         peer = Peer(journal, clock)
         rules = Rules(
-            db=db, journal=journal, broker=peer, timeseries=series, check_role=check_role, act_as=act_as, clock=clock
-        )
+            db=db, journal=journal, broker=peer, timeseries=series, check_role=check_role, act_as=act_as, clock=clock,
+            tags=tags,
+        )  # fmt: skip
         await series.start()
         await rules.start()
         yield Hub(rules, series, peer, journal, db)
@@ -446,3 +447,25 @@ async def test_what_the_role_does_not_allow_is_a_dead_letter(tmp_path: Path) -> 
         reasons = [str(letter["error"]) for letter in letters]
         assert len(reasons) == 3 and sum("iot:Publish on topic/forbidden" in reason for reason in reasons) == 1
         assert sum("timestream:WriteRecords on database/closed/table/t" in reason for reason in reasons) == 2
+
+
+async def test_tags_are_given_with_the_rule_or_neither_is(tmp_path: Path) -> None:
+    given: list[tuple[str, str, dict[str, str]]] = []
+
+    class Bearers:
+        def declare(self, kind: str, bearer_id: Callable[[Tx, str], str | None]) -> None:
+            self.bearer_id = bearer_id
+
+        def tag_tx(self, tx: Tx, kind: str, name: str, tags: Mapping[str, str]) -> None:
+            if "aws:a" in tags:
+                raise Invalid("reserved")
+            assert self.bearer_id(tx, name) is not None, "there is a rule by then"
+            given.append((kind, name, dict(tags)))
+
+    async with hub(tmp_path, tags=Bearers()) as it:
+        await it.rules.create("r", body("SELECT * FROM 'a'", REPUBLISH), {"line": "7"})
+        assert given == [("rule", "r", {"line": "7"})]
+        with pytest.raises(Invalid, match="reserved"):
+            await it.rules.create("s", body("SELECT * FROM 'a'", REPUBLISH), {"aws:a": "7"})
+        with pytest.raises(NotFound):
+            await it.rules.get("s")

@@ -5,6 +5,7 @@ from typing import Final
 from marram.core import codec
 from marram.core.errors import Invalid
 from marram.core.jobs import ACTIVE
+from marram.hub import tagging
 from marram.hub.jobs import documents, schedule, settings
 from marram.hub.jobs.api import wire
 from marram.hub.jobs.service import SNAPSHOT, Jobs, Wanted
@@ -40,7 +41,7 @@ async def create_job(service: Jobs, call: Call, params: Params) -> Result:
             namespace=wire.namespace(params) or "",
             template=params.get("jobTemplateArn") or "",
             config=settings.wanted(params),
-            tags=wire.tags(params),
+            tags=tagging.read(params),
         )
     )
     return _named(service, made)

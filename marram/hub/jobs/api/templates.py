@@ -1,6 +1,7 @@
 """iot operations on job templates. AWS's managed templates are none of ours: the list is empty, and each is not found."""
 
 from marram.core.errors import NotFound
+from marram.hub import tagging
 from marram.hub.jobs import documents, schedule, settings
 from marram.hub.jobs.api import wire
 from marram.hub.jobs.service import Jobs, Template
@@ -31,7 +32,7 @@ async def create_job_template(service: Jobs, call: Call, params: Params) -> Resu
         document=params.get("document"),
         source=source,
         config=config,
-        tags=wire.tags(params),
+        tags=tagging.read(params),
     )
     return {
         "jobTemplateArn": service.templates.arn(params["jobTemplateId"]),

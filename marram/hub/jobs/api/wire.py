@@ -5,7 +5,6 @@ from typing import Any, Final
 
 from marram.core import arn
 from marram.core.codec import JsonValue
-from marram.core.errors import Invalid
 from marram.hub.jobs import shapes
 from marram.hub.jobs.service import Execution, Jobs, Target
 from marram.hub.slice import Call, Params
@@ -33,16 +32,6 @@ def namespace(params: Params) -> str | None:
     """As it is kept: with its prefix; None when it is not asked about."""
     given = params.get("namespaceId")
     return None if given is None else f"{shapes.PREFIX}{given}"
-
-
-def tags(params: Params) -> dict[str, str]:
-    """Raises Invalid for one key twice."""
-    found: dict[str, str] = {}
-    for each in params.get("tags") or ():
-        if each["Key"] in found:
-            raise Invalid(f"the tag key {each['Key']!r} is there twice")
-        found[each["Key"]] = str(each.get("Value") or "")
-    return found
 
 
 def limit(params: Params) -> int:

@@ -3,9 +3,9 @@
 from typing import Any, Final
 
 from marram.core.errors import Invalid, Unsupported
+from marram.hub import tagging
 from marram.hub.identity.service import Authority, Page, pem_of, validity_ms
 from marram.hub.listing import cut
-from marram.hub.provisioning.api.given import tags_of
 from marram.hub.provisioning.service import Provisioning, Registration
 from marram.hub.slice import Call, Params, Result, anything, operation
 
@@ -40,7 +40,7 @@ async def register_ca_certificate(service: Provisioning, call: Call, params: Par
         active=bool(params.get("setAsActive")),
         is_open=bool(params.get("allowAutoRegistration")),
         registration=_registration(params.get("registrationConfig")),
-        tags=tags_of(params),
+        tags=tagging.read(params),
     )
     return {"certificateArn": service.authorities.arn_of(made.id), "certificateId": made.id}
 

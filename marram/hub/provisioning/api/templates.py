@@ -3,8 +3,8 @@
 from typing import Final
 
 from marram.core.errors import Invalid, Unsupported
+from marram.hub import tagging
 from marram.hub.listing import cut
-from marram.hub.provisioning.api.given import tags_of
 from marram.hub.provisioning.service import Provisioning, Template
 from marram.hub.slice import Call, Params, Result, anything, operation
 
@@ -25,7 +25,7 @@ async def create_provisioning_template(service: Provisioning, call: Call, params
         role=params["provisioningRoleArn"],
         description=params.get("description") or "",
         enabled=bool(params.get("enabled")),
-        tags=tags_of(params),
+        tags=tagging.read(params),
     )
     return {
         "templateArn": service.templates.arn_of(made.name),
