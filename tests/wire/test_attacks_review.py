@@ -6,6 +6,7 @@ what the audit log was not told.
 
 import http.client
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ from botocore.exceptions import ClientError
 from paho.mqtt.enums import MQTTProtocolVersion
 
 from marram.cli.client import Api
-from tests.wire.test_attacks_policy import Site
+from marram.core import sigv4, websocket
+from tests.wire.test_attacks_policy import REVOKED_S, Site
+from tests.wire.test_websocket_clients import Browser
+from tests.wire.test_websocket_clients import Site as Web
 
 pytestmark = pytest.mark.xdist_group("attacks-review")
 LIMIT_S = 10.0
@@ -24,6 +28,7 @@ ACCOUNT = "000000000001"
 IAM = f"arn:aws:iam::{ACCOUNT}:"
 IOT = f"arn:aws:iot:local-1:{ACCOUNT}:"
 ALL = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+CONNECT = b"\x10\x12\x00\x04MQTT\x04\x02\x00\x3c\x00\x06review"
 SERVICE_ROLE = f"{IAM}role/marram-service"
 
 
@@ -32,6 +37,17 @@ def site(shared_hub: Any, tmp_path: Path) -> Iterator[Site]:
     made = Site(shared_hub, tmp_path)
     yield made
     made.close()
+    iam = shared_hub.client("iam")
+    for found in iam.list_roles()["Roles"]:
+        if found["Arn"] != SERVICE_ROLE:
+            for policy in iam.list_role_policies(RoleName=found["RoleName"])["PolicyNames"]:
+                iam.delete_role_policy(RoleName=found["RoleName"], PolicyName=policy)
+            iam.delete_role(RoleName=found["RoleName"])
+
+
+@pytest.fixture(scope="module")
+def web(shared_hub: Any, tmp_path_factory: pytest.TempPathFactory) -> Web:
+    return Web(shared_hub, tmp_path_factory.mktemp("web"))
 
 
 def document(*statements: dict[str, Any]) -> str:
@@ -115,3 +131,56 @@ def test_t01_nobody_speaks_as_the_hub(site: Site) -> None:
     site.data.publish(topic="mark", qos=1, payload=b"after")
     assert victim.got.get(timeout=LIMIT_S) == ("mark", b"after")
     assert victim.got.empty()
+
+
+# credentials that outlive whom they were given for
+
+
+def test_t05_a_websocket_by_credentials_of_a_device_ends_with_its_certificate(site: Site, web: Web) -> None:
+    """The device has them for its certificate; a connection made with them must not stay when that is revoked."""
+    site.certificate("robot", ALL)
+    site.certificate("watching", ALL)
+    arn = role(site, "robots", "credentials.iot.amazonaws.com", {"Action": "iot:*"})
+    site.iot.create_role_alias(roleAlias="robots", roleArn=arn)
+    status, body = https(site, "robot", "GET", "/role-aliases/robots/credentials")
+    assert status == 200
+    held = json.loads(body)["credentials"]
+    credentials = sigv4.Credentials(held["accessKeyId"], held["secretAccessKey"], held["sessionToken"])
+    page = Browser(web, web.path(credentials))
+    try:
+        page.send(CONNECT)
+        assert page.frame() == (websocket.BINARY, b"\x20\x02\x00\x00")
+        certificate = site.iot.list_thing_principals(thingName="robot")["principals"][0].rpartition("/")[2]
+        began = time.monotonic()
+        site.iot.update_certificate(certificateId=certificate, newStatus="REVOKED")
+        page.socket.settimeout(REVOKED_S + 1)
+        assert page.frame()[0] == websocket.CLOSE
+        assert time.monotonic() - began < REVOKED_S
+    finally:
+        page.close()
+        site.iot.delete_role_alias(roleAlias="robots")
+
+
+def test_t05_a_policy_that_narrows_a_session_reaches_its_websocket(site: Site, web: Web) -> None:
+    iam = site.hub.client("iam")
+    arn = role(site, "wide", "iot.amazonaws.com", {"Action": "iot:*"})
+    trust = {"Effect": "Allow", "Principal": {"AWS": f"{IAM}root"}, "Action": "sts:AssumeRole"}
+    iam.update_assume_role_policy(
+        RoleName="wide", PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [trust]})
+    )
+    narrow = iam.create_policy(PolicyName="narrow", PolicyDocument=document({"Action": "iot:*"}))["Policy"]["Arn"]
+    made = site.hub.client("sts").assume_role(RoleArn=arn, RoleSessionName="page", PolicyArns=[{"arn": narrow}])
+    held = made["Credentials"]
+    page = Browser(web, web.path(sigv4.Credentials(held["AccessKeyId"], held["SecretAccessKey"], held["SessionToken"])))
+    try:
+        page.send(CONNECT)
+        assert page.frame() == (websocket.BINARY, b"\x20\x02\x00\x00")
+        iam.create_policy_version(
+            PolicyArn=narrow, PolicyDocument=document({"Action": "iot:Receive"}), SetAsDefault=True
+        )
+        page.socket.settimeout(REVOKED_S)
+        assert page.frame()[0] == websocket.CLOSE
+    finally:
+        page.close()
+        iam.delete_policy_version(PolicyArn=narrow, VersionId="v1")
+        iam.delete_policy(PolicyArn=narrow)

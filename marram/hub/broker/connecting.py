@@ -3,7 +3,7 @@
 An EVERYBODY change is worked off a few hundred sessions a turn.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -346,18 +346,28 @@ class Connecting:
         self._wills.ended(client_id)
 
     def _index(self, session: Session) -> None:
-        self._by_principal.setdefault(session.principal, set()).add(session)
+        for principal in _principals(session):
+            self._by_principal.setdefault(principal, set()).add(session)
 
     def _unindex(self, session: Session) -> None:
-        found = self._by_principal.get(session.principal)
-        if found is not None:
-            found.discard(session)
-            if not found:
-                del self._by_principal[session.principal]
+        for principal in _principals(session):
+            found = self._by_principal.get(principal)
+            if found is not None:
+                found.discard(session)
+                if not found:
+                    del self._by_principal[principal]
 
     def _count(self) -> None:
         _links.set(len(self.links))
         _sessions.set(len(self.sessions))
+
+
+def _principals(session: Session) -> Iterator[str]:
+    """Whose changes concern it: with credentials that a device got for its certificate, those of the certificate too."""
+    yield session.principal
+    temporary = session.subject.session
+    if temporary is not None and temporary.certificate:
+        yield temporary.certificate
 
 
 def _overflowed(session: Session) -> None:

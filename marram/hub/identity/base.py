@@ -58,7 +58,8 @@ class Base:
         return max(self._changed_at.get(EVERYBODY, 0), self._changed_at.get(principal, 0))
 
     def role_changed(self, tx: Tx, role_id: str) -> None:
-        """What the sessions of a role may do. They go by names that nobody lists here: all refresh, when there is one."""
+        """What the sessions of a role may do, or those that this policy narrows (its ARN). They go by names that nobody lists
+        here: all refresh, when there is one."""
         tx.after_commit(lambda: self._announce(EVERYBODY) if role_id in self._seen else None)
 
     def touch_certificate(self, tx: Tx, certificate_id: str) -> None:

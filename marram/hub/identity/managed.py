@@ -109,6 +109,7 @@ class ManagedPolicies:
                 )
             store.delete_managed(tx, row.name)
             tx.touch("identity_managed", policy_arn)
+            self._base.role_changed(tx, policy_arn)
 
         await self._base.db.write(work)
 
@@ -177,6 +178,7 @@ class ManagedPolicies:
     def _set_default(self, tx: Tx, policy_arn: str, name: str, number: int) -> None:
         store.set_managed_default(tx, name, number)
         tx.touch("identity_managed", policy_arn)
+        self._base.role_changed(tx, policy_arn)
         self.on_change(tx, store.owners_of(tx, policy_arn))
 
     # what others ask

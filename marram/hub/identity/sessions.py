@@ -108,8 +108,8 @@ class Sessions:
         assert session is not None
         if session.id != access_key_id:
             raise Unauthenticated("the session token is of another session", reason="token")
-        # The same answer while nothing has changed for anybody. A policy that narrows by its ARN changes unannounced.
-        same = known is not None and known.subject.epoch == self._base.epoch and not session.policy_arns
+        # The same answer while nothing has changed for anybody.
+        same = known is not None and known.subject.epoch == self._base.epoch
         if known is not None and same and session.expires_ms > self._base.clock.wall_ms():
             return known
         subject = self.subject(session)
@@ -167,6 +167,8 @@ class Sessions:
     def _bounds(self, session: Session) -> tuple[CompiledPolicy, ...] | None:
         if not session.policies and not session.policy_arns:
             return None
+        for policy_arn in session.policy_arns:
+            self._base.seen(policy_arn)
         shared = [self._managed.ready(policy_arn) for policy_arn in session.policy_arns]
         return (*map(_narrowing, session.policies), *(policy for policy in shared if policy is not None))
 
