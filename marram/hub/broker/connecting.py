@@ -307,7 +307,12 @@ class Connecting:
             session.subject = replace(session.subject, policies=(), attributes=NOTHING, epoch=-1)
             self._subscribing.changed(session)
             return
-        if subject.policies == session.subject.policies and subject.attributes == session.subject.attributes:
+        before = session.subject
+        if (subject.policies, subject.bounds, subject.attributes) == (
+            before.policies,
+            before.bounds,
+            before.attributes,
+        ):
             session.subject = subject
             if link is not None:
                 link.subject = subject
