@@ -1,7 +1,8 @@
-"""The registry with a million things: bulk registration, DescribeThing, pages of ListThings, bytes a thing, start of the hub.
+"""The registry with many things: registration, DescribeThing, pages of ListThings, bytes a thing, start of the hub; then a bulk
+registration task (a template, a file of lines in S3) beside all those things.
 
-A real hub on a real disk, asked over its API port with signed calls on one kept connection. `measure(things)` is the same with
-fewer; `make test` takes a tenth (tests/wire/test_registry_scale.py).
+A real hub on a real disk, asked over its API port with signed calls on one kept connection. 30,000 things, a million with
+MARRAM_FULL=1; `make test` takes some (tests/wire/test_registry_scale.py).
 """
 
 import contextlib
@@ -27,11 +28,29 @@ CALLS = 2_000
 SITES, LINES = 50, 10
 
 
+TEMPLATE = {
+    "Parameters": {"Name": {"Type": "String"}, "Serial": {"Type": "String"}},
+    "Resources": {
+        "thing": {
+            "Type": "AWS::IoT::Thing",
+            "Properties": {"ThingName": {"Ref": "Name"}, "AttributePayload": {"serial": {"Ref": "Serial"}}},
+        }
+    },
+}
+
+
 def main() -> dict[str, Any]:
-    return measure(int(os.environ.get("MARRAM_BENCH_THINGS", "1000000")))
+    things = size()
+    return measure(things, lines=things // 10)
 
 
-def measure(things: int) -> dict[str, Any]:
+def size() -> int:
+    """How many things a bench of many takes."""
+    return int(os.environ.get("MARRAM_BENCH_THINGS") or (1_000_000 if os.environ.get("MARRAM_FULL") == "1" else 30_000))
+
+
+def measure(things: int, lines: int = 0) -> dict[str, Any]:
+    """`lines`: of the bulk registration task; 0: none."""
     found: dict[str, Any] = {"things": things}
     with tempfile.TemporaryDirectory(prefix="registry-bench-") as name:
         folder = Path(name) / "hub"
@@ -42,9 +61,11 @@ def measure(things: int) -> dict[str, Any]:
             register(api, 0, FEW)
             few = describe(api, FEW)
             began, spent = time.perf_counter(), api.cpu_s()
+            say(f"registering {things:,} things")
             register(api, FEW, things)
             found["registered_per_s"] = round((things - FEW) / (time.perf_counter() - began))
             found["registered_per_s_core"] = round((things - FEW) / (api.cpu_s() - spent))
+            say("describing and listing them")
             many = describe(api, things)
             found["describe_p99_ms"] = {"at_1000": few[1], "at_all": many[1]}
             found["describe_p50_ms"] = {"at_1000": few[0], "at_all": many[0]}
@@ -55,13 +76,52 @@ def measure(things: int) -> dict[str, Any]:
             found["list_by_attribute"] = pages(api, {"attributeName": "site", "attributeValue": "site-7"}, limit=40)
             by_prefix = {"attributeName": "serial", "attributeValue": "SN", "usePrefixAttributeValue": "true"}
             found["list_by_prefix"] = pages(api, by_prefix, limit=40)
-        size = sum(each.stat().st_size for each in folder.glob("hub.db*"))
-        found["bytes_a_thing"] = round(size / things)
+        held = sum(each.stat().st_size for each in folder.glob("hub.db*"))
+        found["bytes_a_thing"] = round(held / things)
+        say("starting again")
         began = time.perf_counter()
         with hub(folder) as api:
             found["start_s"] = round(time.perf_counter() - began, 2)
             assert api.call("GET", f"/things/{named(things - 1)}")["attributes"]["serial"] == f"SN{things - 1:010d}"
+            if lines:
+                say(f"a registration task of {lines:,} lines")
+                found["task_lines"], found["task_per_s"] = (
+                    lines,
+                    task(json.loads((folder / "hub.json").read_text()), lines),
+                )
     return found
+
+
+def task(info: dict[str, Any], lines: int) -> float:
+    """Things a second of StartThingRegistrationTask, from the call to Completed; one line of a thousand is bad."""
+    import boto3
+
+    session = boto3.session.Session(
+        aws_access_key_id=info["admin"]["access_key_id"], aws_secret_access_key=info["admin"]["secret_access_key"],
+        region_name=info["region"],
+    )  # fmt: skip
+    iot, s3 = (session.client(name, endpoint_url=info["endpoints"]["api"]) for name in ("iot", "s3"))
+    s3.create_bucket(Bucket="input", CreateBucketConfiguration={"LocationConstraint": info["region"]})
+    rows = (
+        json.dumps({"Name": f"bulk-{n:07d}", "Serial": str(n)} if n % 1000 else {"Name": "not a name"})
+        for n in range(lines)
+    )
+    s3.put_object(Bucket="input", Key="things.jsonl", Body="\n".join(rows).encode())
+    role = f"arn:aws:iam::{info['account_id']}:role/marram-service"
+    began = time.perf_counter()
+    made = iot.start_thing_registration_task(
+        templateBody=json.dumps(TEMPLATE), inputFileBucket="input", inputFileKey="things.jsonl", roleArn=role
+    )
+    while (seen := iot.describe_thing_registration_task(taskId=made["taskId"]))["status"] == "InProgress":
+        time.sleep(0.1)
+    took = time.perf_counter() - began
+    bad = -(-lines // 1000)
+    assert (seen["status"], seen["successCount"], seen["failureCount"]) == ("Completed", lines - bad, bad), seen
+    return round(lines / took)
+
+
+def say(text: str) -> None:
+    print(f"   .. {text}", flush=True)
 
 
 def named(number: int) -> str:
