@@ -76,11 +76,9 @@ def measure(devices: int) -> dict[str, Any]:
             jobId="update", targets=[group], document='{"do": "update"}', abortConfig={"criteriaList": [criterion]}
         )
         ends, after = until_cancelled(told)
-        found["aborted_after_s"] = time.monotonic() - began
+        found["job_took_s"] = time.monotonic() - began
         found["hub_cpu_ms_an_execution"] = (peers.cpu_s(info["pid"]) - before) / len(ends) * 1000
-        found |= {
-            "executed": len(ends), "failed": ends.count("failed"), "aborted_exactly": int(exactly(ends, minimum)), "canceled_after_s": time.monotonic() - began,
-        }  # fmt: skip
+        found |= {"executed": len(ends), "failed": ends.count("failed"), "aborted_exactly": int(exactly(ends, minimum))}
         job = iot.describe_job(jobId="update")["job"]
         counts = job["jobProcessDetails"]
         assert (job["status"], job["reasonCode"]) == ("CANCELED", "ABORT_CRITERIA_MET"), job

@@ -1,4 +1,4 @@
-"""The arithmetic of `make bench`: goals, what is missed, runs that stay, the page; and goals.json and the committed page themselves."""
+"""The arithmetic of `make bench`: goals, what is missed, runs that stay, the page; and goals.json and the committed page themselves; when a job was given up."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.bench import report
+from tests.bench import fleet_bench, report
 
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parents[1] / "docs"
@@ -126,3 +126,17 @@ def test_each_goal_that_is_missed_has_a_note() -> None:
         if not report.noted(row, notes)
     ]
     assert silent == []
+
+
+@pytest.mark.parametrize(
+    ("ends", "exactly"),
+    [
+        pytest.param("s" * 97 + "fff", True, id="with the third failure of a hundred"),
+        pytest.param("s" * 97 + "fffs", False, id="one report late"),
+        pytest.param("s" * 97 + "ff", False, id="one report early"),
+        pytest.param("ff" + "s" * 48, True, id="with the least number of executions"),
+        pytest.param("", False, id="before all"),
+    ],
+)
+def test_a_job_is_given_up_with_the_report_that_reaches_the_threshold(ends: str, exactly: bool) -> None:
+    assert fleet_bench.exactly(["failed" if end == "f" else "succeeded" for end in ends], minimum=50) is exactly
