@@ -8,7 +8,7 @@ the slice's name. Not here: bytes, codes, signatures (hub/border), and which sli
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:  # identity lies above this module in the order of slices
     from marram.hub.identity.service import Subject
@@ -188,6 +188,7 @@ class RawResponse:
     body: "bytes | Stream" = b""
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     content_type: str = "application/json"
+    acted_on: "tuple[str, ...]" = ()  # ARNs, of a route that is an act
 
 
 RouteFunction: TypeAlias = Callable[[Any, RawRequest], Awaitable[RawResponse]]
@@ -204,20 +205,46 @@ class Route:
     action: str | None
     function: RouteFunction
     resource: RouteResource | None = None
+    act: str = ""
+
+
+class Act(Protocol):
+    """What the audit log says of an operation, or of a route that is one."""
+
+    @property
+    def service(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def action(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RouteAct:
+    name: str
+    action: str
+    service: str = "marram"
 
 
 ROUTES: Final[dict[tuple[str, str], Route]] = {}
 
 
 def route(
-    method: str, template: str, *, auth: RouteAuth, action: str | None = None, resource: RouteResource | None = None
+    method: str,
+    template: str,
+    *,
+    auth: RouteAuth,
+    action: str | None = None,
+    resource: RouteResource | None = None,
+    act: str = "",
 ) -> Callable[[RouteFunction], RouteFunction]:
     """Declare a raw route of the https door; `{name}` stands for one path segment.
 
     The function is `async def name(service, request) -> RawResponse`. auth="certificate": an active client certificate, and,
     with `action`, a policy that allows it on `resource` ("*" without one); what only the body names, the function asks
     `request.authorise` for, and what else the certificate may see is its to decide.
-    auth="none": anybody, rate limited by the door. Errors are raised as everywhere; the door writes them as rest-json.
+    auth="none": anybody, rate limited by the door. act: the operation that the audit log calls it, when it succeeds.
+    Errors are raised as everywhere; the door writes them as rest-json.
     """
 
     def declare(function: RouteFunction) -> RouteFunction:
@@ -229,6 +256,7 @@ def route(
             action=action,
             function=function,
             resource=resource,
+            act=act,
         )
         known = ROUTES.setdefault((method, template), made)
         if known is not made:

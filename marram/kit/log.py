@@ -10,6 +10,7 @@ import sys
 import time
 from typing import Final, TextIO
 
+MAX_TEXT: Final = 2_000  # characters of one field, of what strangers cause
 _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
@@ -32,7 +33,8 @@ class Logger:
 
 
 class Sparing:
-    """For events that strangers can cause: so many lines a second of each event; the next line says how many were left out."""
+    """For events that strangers can cause: so many lines a second of each event, and so much of each text; the next line says
+    how many were left out."""
 
     def __init__(self, to: Logger, per_s: int = 20) -> None:
         self._to, self._per_s = to, per_s
@@ -47,6 +49,7 @@ class Sparing:
             self._events[event] = (began, lines, left_out + 1)
             return
         self._events[event] = (began, lines + 1, 0)
+        fields = {name: value[:MAX_TEXT] if isinstance(value, str) else value for name, value in fields.items()}
         if left_out:
             fields["left_out"] = left_out
         self._to.info(event, **fields)

@@ -6,6 +6,7 @@ what the audit log was not told.
 
 import http.client
 import json
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -87,6 +88,18 @@ def https(site: Site, name: str, method: str, path: str, **headers: str) -> tupl
         client.request(method, path, b"{}" if method == "POST" else None, headers)
         answer = client.getresponse()
         return answer.status, answer.read()
+    finally:
+        client.close()
+
+
+def post(site: Site, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """To an open route, as nobody."""
+    context = ssl.create_default_context(cafile=site.hub.info["ca_file"])
+    client = http.client.HTTPSConnection("localhost", site.hub.port("https"), context=context, timeout=10)
+    try:
+        client.request("POST", path, json.dumps(body))
+        answer = client.getresponse()
+        return answer.status, json.loads(answer.read())
     finally:
         client.close()
 
@@ -184,3 +197,43 @@ def test_t05_a_policy_that_narrows_a_session_reaches_its_websocket(site: Site, w
         page.close()
         iam.delete_policy_version(PolicyArn=narrow, VersionId="v1")
         iam.delete_policy(PolicyArn=narrow)
+
+
+# what the audit log is told
+
+
+def acts(site: Site, **wanted: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = Api.from_data(site.hub.data).marram("audit/ListAuditActs", wanted)["acts"]
+    return found
+
+
+def test_t31_who_gets_in_or_gets_credentials_is_in_the_log(site: Site) -> None:
+    admin = Api.from_data(site.hub.data)
+    own = key(site, "quiet", {"Action": "*"})
+    site.hub.client("sts", **own).get_session_token()
+    (act,) = acts(site, operation="sts:GetSessionToken")
+    assert (act["principal"], act["outcome"]) == (f"{IAM}user/quiet", "OK")
+
+    link = admin.marram("identity/CreateLoginLink", {})["token"]
+    assert post(site, "/marram/session", {"token": link})[0] == 200
+    (act,) = acts(site, operation="marram:identity/OpenSession")
+    assert act["outcome"] == "OK" and act["sourceIp"] == "127.0.0.1"
+    assert act["resources"] == [f"{IAM}user/admin"]
+
+    token = admin.marram("identity/CreateJoinToken", {"thingName": "joined"})["token"]
+    status, body = post(site, "/marram/join", {"token": token, "thingName": "joined"})
+    assert status == 200
+    (act,) = acts(site, operation="marram:identity/Join")
+    assert act["resources"] == [f"{IOT}thing/joined", body["certificateArn"]]
+    # Who only knocks writes nothing.
+    assert post(site, "/marram/join", {"token": token, "thingName": "joined"})[0] == 403
+    assert post(site, "/marram/session", {"token": link})[0] == 403
+    assert len(acts(site, operation="marram:identity/Join") + acts(site, operation="marram:identity/OpenSession")) == 2
+
+
+def test_t31_nobody_fills_the_log_with_what_he_may_not_do(site: Site) -> None:
+    nobody = site.hub.client("iot", **key(site, "nobody", {"Action": "s3:GetObject"}))
+    refused("AccessDeniedException", lambda: nobody.attach_policy(policyName="p", target="x" * 3_000_000))
+    (act,) = acts(site, operation="iot:AttachPolicy", principal=f"{IAM}user/nobody")
+    assert act["outcome"] == "AccessDeniedException" and len(json.dumps(act)) < 4_000
+    assert (site.hub.data.parent / "hub.log").stat().st_size < 1_000_000

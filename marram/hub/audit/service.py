@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Final, cast
 
 from marram.core import codec
-from marram.core.codec import JsonObject, JsonValue
+from marram.core.codec import JsonObject
 from marram.core.errors import Invalid, MarramError
 from marram.hub.audit import store
 from marram.hub.audit.store import Stored
-from marram.hub.slice import Call, Operation
+from marram.hub.slice import Act, Call
 from marram.kit import disk, metrics
 from marram.kit.db import Db, Tx
 from marram.kit.log import logger
@@ -33,6 +33,7 @@ PRUNE_AT_ONCE: Final = 500
 VERIFY_AT_ONCE: Final = 5_000
 MAX_PAGE: Final = 1_000
 MAX_RESOURCES: Final = 20  # of one act; a call that names more says how many
+MAX_RESOURCE: Final = 512  # characters of one, which whoever was refused has chosen
 MAX_HEADS_BYTES: Final = 16 << 20
 LATEST_MS: Final = 1 << 53
 
@@ -58,7 +59,7 @@ class Audit:
 
     # writing
 
-    async def record(self, call: Call, operation: Operation, resources: Sequence[str], outcome: str) -> None:
+    async def record(self, call: Call, operation: Act, resources: Sequence[str], outcome: str) -> None:
         """As border's port asks. Returns when the act is on the disk. Raises Unavailable."""
         principal = call.subject.arn
         name = f"{operation.service}:{operation.name}"
@@ -68,7 +69,7 @@ class Audit:
             "sourceIp": call.source_ip,
             "operation": name,
             "action": operation.action,
-            "resources": list[JsonValue](resources[:MAX_RESOURCES]),
+            "resources": [_shown(resource) for resource in resources[:MAX_RESOURCES]],
             "outcome": outcome,
             "requestId": call.request_id,
         }
@@ -202,3 +203,7 @@ class Audit:
             await self.publish_head()
         except MarramError as exc:
             log.warning("audit.head_failed", reason=exc.message)
+
+
+def _shown(resource: str) -> str:
+    return resource if len(resource) <= MAX_RESOURCE else f"{resource[:MAX_RESOURCE]}..."

@@ -9,7 +9,7 @@ import hmac
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from marram.core import http1, sigv4
 from marram.core.errors import (
@@ -34,13 +34,11 @@ from marram.hub.border.rawroutes import RawRoutes
 from marram.hub.border.shapes import Shapes
 from marram.hub.border.throttle import Throttle
 from marram.hub.border.who import IdentityLike, Proof, Who
-from marram.hub.slice import OPERATIONS, ROUTES, Call, Operation, RawRequest, Route
+from marram.hub.identity.model import Subject
+from marram.hub.slice import OPERATIONS, ROUTES, Call, Operation, RawRequest, RawResponse, Route, RouteAct
 from marram.kit import metrics
 from marram.kit.clock import Clock, Entropy, uuid4
 from marram.kit.log import Sparing, logger
-
-if TYPE_CHECKING:
-    from marram.hub.identity.service import Subject
 
 log = logger(__name__)
 strangers = Sparing(log)
@@ -49,6 +47,7 @@ BODY_LIMIT: Final = 4 << 20
 BODY_LIMIT_RAW: Final = 256 << 10
 DEVICE_SERVICES: Final = ("iot-data", "iot-jobs-data")  # what a client certificate may call on the https port
 
+STRANGER: Final = Subject(kind="service", principal="", arn="anonymous")  # of whom the audit log says no more
 # Objects are somebody's bytes: a browser that is sent to one must not run it as a page of this host.
 _OBJECT_HEADERS: Final = {"x-content-type-options": "nosniff", "content-security-policy": "sandbox"}
 
@@ -209,7 +208,7 @@ class Api:
         request: Request,
         path: str,
         pairs: list[tuple[str, str]],
-        subject: "Subject",
+        subject: Subject,
         context: _Context,
         proof: Proof | None,
     ) -> Response:
@@ -327,7 +326,7 @@ class Api:
     def _authorise(
         self,
         request: Request,
-        subject: "Subject | None",
+        subject: Subject | None,
         action: str,
         resource: str,
         more: Mapping[str, str] | None = None,
@@ -378,7 +377,22 @@ class Api:
                 authorise=partial(self._authorise, request, subject),
             ),
         )  # fmt: skip
+        if route.act:
+            await self._audit_route(request, route, answer, subject, context)
         return Response(answer.status, {"content-type": answer.content_type} | dict(answer.headers), answer.body)
+
+    async def _audit_route(
+        self, request: Request, route: Route, answer: RawResponse, subject: Subject | None, context: _Context
+    ) -> None:
+        """Only what succeeded: who merely knocks writes nothing."""
+        call = Call(
+            subject=subject or STRANGER, account=self._account, region=self._region, request_id=context.request_id,
+            source_ip=request.source_ip, now_ms=self._clock.wall_ms(),
+        )  # fmt: skip
+        try:
+            await self._auditor.record(call, RouteAct(route.act, route.action or ""), answer.acted_on, audit.OK)
+        except Exception as error:  # a border: the act is done, and its caller is to know
+            log.error("api.audit_failed", exc_info=error, request_id=context.request_id, operation=route.act)
 
     def _metrics(self, request: Request) -> Response:
         assert self._metrics_text is not None

@@ -12,7 +12,7 @@ from marram.core.errors import AlreadyExists
 from marram.hub.border import audit
 from marram.hub.border.awsjson import Request, Response
 from marram.hub.border.chain import Api
-from marram.hub.slice import Call, Operation, Params, Result
+from marram.hub.slice import Act, Call, Operation, Params, Result
 from marram.kit.clock import FakeClock, SeededEntropy
 
 REGION, ACCOUNT = "local-1", "000000000001"
@@ -44,7 +44,7 @@ class Book:
         self.lines: list[tuple[str, list[str], str]] = []
         self.broken = False
 
-    async def record(self, call: Call, operation: Operation, resources: Sequence[str], outcome: str) -> None:
+    async def record(self, call: Call, operation: Act, resources: Sequence[str], outcome: str) -> None:
         assert call.subject.arn == "arn:aws:iam::1:user/a"
         self.lines.append((operation.name, list(resources), outcome))
         if self.broken:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from marram.core import codec
+from marram.core import arn, codec
 from marram.core.errors import Invalid
 from marram.hub.identity.service import Identity
 from marram.hub.slice import Call, Params, RawRequest, RawResponse, Result, anything, operation, route
@@ -27,7 +27,7 @@ async def root_certificate(service: Identity, request: RawRequest) -> RawRespons
     return RawResponse(body=service.pki.root_pem.encode(), content_type="application/x-pem-file")
 
 
-@route("POST", "/marram/join", auth="none")
+@route("POST", "/marram/join", auth="none", act="identity/Join")
 async def join(service: Identity, request: RawRequest) -> RawResponse:
     """Body {token, thingName, csrPem?, names?}; the answer is the bundle of Identity.join."""
     body = codec.loads_object(request.body, what="join request", max_bytes=MAX_JOIN_BYTES, max_depth=4)
@@ -42,7 +42,10 @@ async def join(service: Identity, request: RawRequest) -> RawResponse:
         _string(body, "csrPem") if body.get("csrPem") is not None else None,
         names=[str(name) for name in names],
     )
-    return RawResponse(body=codec.dumps(bundle))
+    thing = arn.build("iot", service.region, service.account, f"thing/{bundle['thingName']}")
+    return RawResponse(
+        body=codec.dumps(bundle), headers={"cache-control": "no-store"}, acted_on=(thing, str(bundle["certificateArn"]))
+    )
 
 
 def _string(body: Mapping[str, object], name: str) -> str:

@@ -12,7 +12,7 @@ async def create_login_link(service: Identity, call: Call, params: Params) -> Re
     return {"token": token, "expiresMs": expires_ms}
 
 
-@route("POST", "/marram/session", auth="none")
+@route("POST", "/marram/session", auth="none", act="identity/OpenSession")
 async def open_session(service: Identity, request: RawRequest) -> RawResponse:
     body = codec.loads_object(request.body, what="request", max_bytes=4096)
     token = body.get("token")
@@ -25,4 +25,5 @@ async def open_session(service: Identity, request: RawRequest) -> RawResponse:
         "sessionToken": made.token,
         "expiresMs": made.expires_ms,
     }
-    return RawResponse(body=codec.dumps(answer))
+    who = service.session(made.access_key_id, made.token).subject.arn
+    return RawResponse(body=codec.dumps(answer), headers={"cache-control": "no-store"}, acted_on=(who,))
