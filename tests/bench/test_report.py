@@ -1,4 +1,5 @@
-"""The arithmetic of `make bench`: goals, what is missed, runs that stay, the page; and goals.json and the committed page themselves; when a job was given up."""
+"""The arithmetic of `make bench`: goals, what is missed, runs that stay, the page; goals.json and the committed page themselves; when
+a job was given up."""
 
 import json
 from pathlib import Path
