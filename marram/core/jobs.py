@@ -55,16 +55,19 @@ def report(before: Status, text: str) -> Status:
 
 
 def details(value: object) -> dict[str, str] | None:
-    """Check `statusDetails`: at most ten pairs of strings; None when there is none, which leaves them. Raises Invalid."""
+    """Check `statusDetails`: at most ten pairs of strings; None when there is none, which leaves them. Raises Invalid.
+
+    Numbers and booleans become their text: AWS's own jobs-agent.js reports its uptime as a number (aws-iot-device-sdk 2.2.16).
+    """
     if value is None:
         return None
     if not isinstance(value, dict):
         raise Invalid("statusDetails must be an object of strings")
     found: dict[str, str] = {}
     for key, item in cast("dict[object, object]", value).items():
-        if not isinstance(key, str) or not isinstance(item, str):
+        if not isinstance(key, str) or not isinstance(item, str | int | float):
             raise Invalid("statusDetails must be an object of strings")
-        found[key] = item
+        found[key] = str(item).lower() if isinstance(item, bool) else str(item)
     if len(found) > MAX_DETAILS:
         raise Invalid(f"statusDetails has {len(found)} pairs; at most {MAX_DETAILS} are allowed")
     for key, item in found.items():

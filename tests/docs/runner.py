@@ -71,7 +71,9 @@ def blocks(document: Path) -> list[Block]:
         while lines[end] != "```":
             end += 1
         body = lines[begin + 1 : end]
-        block = Block(begin + 1, compare=mark[1].endswith("compare"), path=mark["path"], more=mark[1].startswith("more"))
+        block = Block(
+            begin + 1, compare=mark[1].endswith("compare"), path=mark["path"], more=mark[1].startswith("more")
+        )
         if block.path is not None:
             block.content = "\n".join(body) + "\n"
         else:

@@ -90,6 +90,8 @@ async def test_status_details_are_replaced_when_given_and_kept_when_not(world: W
     await world.report("j", "t", "IN_PROGRESS", statusDetails={"a": "1", "b": "2"})
     assert (await world.report("j", "t", "IN_PROGRESS")).details == {"a": "1", "b": "2"}
     assert (await world.report("j", "t", "IN_PROGRESS", statusDetails={"c": "3"})).details == {"c": "3"}
+    scalars = await world.report("j", "t", "IN_PROGRESS", statusDetails={"uptime": 2.5, "tries": 3, "ready": True})
+    assert scalars.details == {"uptime": "2.5", "tries": "3", "ready": "true"}
 
 
 @pytest.mark.parametrize(
@@ -98,7 +100,7 @@ async def test_status_details_are_replaced_when_given_and_kept_when_not(world: W
         ({}, Invalid),
         ({"status": "DONE"}, Invalid),
         ({"status": "CANCELED"}, Invalid),
-        ({"status": "FAILED", "statusDetails": {"a": 1}}, Invalid),
+        ({"status": "FAILED", "statusDetails": {"a": None}}, Invalid),
         ({"status": "FAILED", "statusDetails": []}, Invalid),
         ({"status": "FAILED", "statusDetails": {f"k{n}": "v" for n in range(11)}}, Invalid),
         ({"status": "FAILED", "statusDetails": {"k": "v" * 1025}}, Invalid),
