@@ -19,6 +19,7 @@ from paho.mqtt.enums import MQTTProtocolVersion
 
 from marram.cli.client import Api
 from marram.core import sigv4, websocket
+from tests.wire.plant import signing_request
 from tests.wire.test_attacks_policy import REVOKED_S, Site
 from tests.wire.test_websocket_clients import Browser
 from tests.wire.test_websocket_clients import Site as Web
@@ -237,3 +238,55 @@ def test_t31_nobody_fills_the_log_with_what_he_may_not_do(site: Site) -> None:
     (act,) = acts(site, operation="iot:AttachPolicy", principal=f"{IAM}user/nobody")
     assert act["outcome"] == "AccessDeniedException" and len(json.dumps(act)) < 4_000
     assert (site.hub.data.parent / "hub.log").stat().st_size < 1_000_000
+
+
+# rights that are lent
+
+REGISTRATION = json.dumps(
+    {
+        "Parameters": {"Name": {"Type": "String"}, "Request": {"Type": "String"}},
+        "Resources": {
+            "thing": {"Type": "AWS::IoT::Thing", "Properties": {"ThingName": {"Ref": "Name"}}},
+            "certificate": {
+                "Type": "AWS::IoT::Certificate",
+                "Properties": {"CertificateSigningRequest": {"Ref": "Request"}, "Status": "ACTIVE"},
+            },
+            "policy": {"Type": "AWS::IoT::Policy", "Properties": {"PolicyDocument": json.dumps(ALL)}},
+        },
+    }
+)
+NEEDED = ("CreateCertificateFromCsr", "CreateThing", "AttachThingPrincipal", "CreatePolicy", "AttachPolicy")
+
+
+def test_registering_a_thing_gives_no_rights_that_the_caller_has_not(site: Site) -> None:
+    """Else RegisterThing alone would make certificates with policies of the caller's own choice."""
+    given = {"Name": "made", "Request": signing_request("made")[0]}
+
+    def register(who: dict[str, str]) -> None:
+        site.hub.client("iot", **who).register_thing(templateBody=REGISTRATION, parameters=given)
+
+    for missing in NEEDED:
+        rights = ["iot:RegisterThing", *(f"iot:{action}" for action in NEEDED if action != missing)]
+        said = refused("AccessDeniedException", lambda: register(key(site, f"no-{missing}", {"Action": rights})))  # noqa: B023
+        assert f"iot:{missing}" in said
+        assert site.iot.list_things()["things"] == [] and site.iot.list_policies()["policies"] == []
+    here = {"IpAddress": {"aws:SourceIp": "127.0.0.0/8"}}
+    register(key(site, "from-here", {"Action": "iot:*", "Condition": here}))
+    assert site.iot.describe_thing(thingName="made")["thingName"] == "made"
+
+
+def test_a_registration_task_may_no_more_than_its_role(site: Site, wait_for: Callable[..., Any]) -> None:
+    """Whoever may pass a role that reads a file must not make policies with it."""
+    s3 = site.hub.client("s3")
+    s3.create_bucket(Bucket="lines", CreateBucketConfiguration={"LocationConstraint": site.hub.info["region"]})
+    line = json.dumps({"Name": "by-task", "Request": signing_request("by-task")[0]})
+    s3.put_object(Bucket="lines", Key="lines", Body=line.encode())
+    small = role(site, "small", "iot.amazonaws.com", {"Action": "s3:GetObject"})
+    task = site.iot.start_thing_registration_task(
+        templateBody=REGISTRATION, inputFileBucket="lines", inputFileKey="lines", roleArn=small
+    )["taskId"]
+    found = wait_for(
+        lambda: (row := site.iot.describe_thing_registration_task(taskId=task))["status"] == "Completed" and row, "end"
+    )
+    assert (found["successCount"], found["failureCount"]) == (0, 1)
+    assert site.iot.list_things()["things"] == []

@@ -123,7 +123,7 @@ class Arrivals:
     async def _provision(self, certificate: x509.Certificate, certificate_id: str, authority: Authority) -> None:
         use = self._template(authority)
         given = {**identities.certificate_parameters(certificate), CERTIFICATE_ID: certificate_id}
-        prepared: Prepared = self._making.prepare(use.template, {}, given, role=use.role)
+        prepared: Prepared = self._making.prepare(use.template, {}, given, by=self._making.acting(use.role))
 
         def work(tx: Tx) -> str | None:
             self._still_open(tx, authority)

@@ -2,7 +2,7 @@
 
 Every line is one transaction that leaves its own row, so that a start after a crash does no line twice and misses none; the
 database commits many of them at once. Rows become a pair of reports (results, errors) every 10,000 lines. The input is held
-as it was when the task was started. One task at a time.
+as it was when the task was started. One task at a time. The task's role bounds what its lines make, as a template's does.
 Sources: AWS IoT Core developer guide, "Bulk registration"; botocore model of iot. Layout of the reports: unconfirmed.
 """
 
@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from typing import BinaryIO, Final
 
 from marram.core import codec
-from marram.core.errors import Corrupt, Invalid, LimitExceeded, MarramError, NotFound, Unavailable
+from marram.core.errors import Corrupt, Denied, Invalid, LimitExceeded, MarramError, NotFound, Unavailable
 from marram.core.provisioning import Kind
 from marram.core.provisioning import Template as ReadTemplate
-from marram.hub.identity.service import Identity
+from marram.hub.identity.service import Identity, Subject
 from marram.hub.objects.service import Objects
 from marram.hub.provisioning import store
 from marram.hub.provisioning.claims import by_operator
@@ -150,7 +150,7 @@ class Bulk:
         while True:
             lines = await asyncio.to_thread(_read, file, position, number)
             if lines:
-                await self._some_lines(task.id, template, [line for line in lines if line.number not in done])
+                await self._some_lines(task, template, [line for line in lines if line.number not in done])
                 position, number = lines[-1].end, lines[-1].number
                 since += len(lines)
             current = await self.task(task.id)
@@ -164,13 +164,21 @@ class Bulk:
                 await self._end(task.id, "Cancelled" if cancelled or current.status == CANCELLING else "Completed", "")
                 return
 
-    async def _some_lines(self, task_id: str, template: ReadTemplate, lines: list[Line]) -> None:
-        prepared = await asyncio.to_thread(self._prepare, template, lines)
+    async def _some_lines(self, task: Task, template: ReadTemplate, lines: list[Line]) -> None:
+        prepared: list[tuple[Line, Prepared | MarramError]]
+        try:
+            by = self._making.acting(task.role)
+        except Denied as exc:
+            prepared = [(line, exc) for line in lines]
+        else:
+            prepared = await asyncio.to_thread(self._prepare, template, lines, by)
         async with asyncio.TaskGroup() as group:
             for line, ready in prepared:
-                group.create_task(self._one_line(task_id, line, ready), name="provisioning-line")
+                group.create_task(self._one_line(task.id, line, ready), name="provisioning-line")
 
-    def _prepare(self, template: ReadTemplate, lines: list[Line]) -> list[tuple[Line, Prepared | MarramError]]:
+    def _prepare(
+        self, template: ReadTemplate, lines: list[Line], by: Subject
+    ) -> list[tuple[Line, Prepared | MarramError]]:
         """In a thread."""
         found: list[tuple[Line, Prepared | MarramError]] = []
         for line in lines:
@@ -178,7 +186,7 @@ class Bulk:
                 if line.data is None:
                     raise LimitExceeded(f"the line is over {MAX_LINE} bytes", limit=MAX_LINE)
                 body = codec.loads_object(line.data, what="the line", max_bytes=MAX_LINE, max_depth=2)
-                found.append((line, self._making.prepare(template, check_given(body, "the line"), {})))
+                found.append((line, self._making.prepare(template, check_given(body, "the line"), {}, by=by)))
             except MarramError as exc:
                 found.append((line, exc))
         return found

@@ -112,7 +112,8 @@ class Claims:
         """(device configuration, thing name). Raises BadToken, NotFound, BadParameters, Conflict, Invalid, LimitExceeded."""
         certificate_id = self._certificate_of(token, asker)
         use = self._templates.in_use(template, Kind.FLEET)
-        prepared = self._making.prepare(use.template, parameters, {CERTIFICATE_ID: certificate_id}, role=use.role)
+        by = self._making.acting(use.role)
+        prepared = self._making.prepare(use.template, parameters, {CERTIFICATE_ID: certificate_id}, by=by)
 
         def work(tx: Tx) -> str | None:
             if not store.is_pending(tx, certificate_id):

@@ -6,16 +6,20 @@ Not here: what the template means (core/provisioning.py), who may use it (claims
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
 from cryptography import x509
 
 from marram.core import provisioning
 from marram.core.errors import Conflict, Denied, Invalid, NotFound
+from marram.core.policy.variables import Values
 from marram.core.provisioning import CertificatePlan, Kind, Plan, PolicyPlan, Template, ThingPlan
 from marram.hub.identity.service import Identity, Issued, Subject
 from marram.hub.registry.service import Registry
 from marram.kit.db import Tx
+
+NOTHING: Final[Values] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +32,8 @@ class Prepared:
     issued: Issued | None = None
     foreign: x509.Certificate | None = None
     ca: x509.Certificate | None = None
-    role: Subject | None = None  # who does it; None: an operator, whose right was asked at the door
+    by: Subject  # whose rights all of it needs: of the caller, or of the role that the template provisions by
+    seen: Values = field(default_factory=dict[str, str])  # what policies may ask about the caller's request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,13 +50,15 @@ class Making:
         self._identity, self._registry = identity, registry
 
     def prepare(
-        self, template: Template, parameters: Mapping[str, str], given: Mapping[str, str], *, role: str | None = None
+        self,
+        template: Template,
+        parameters: Mapping[str, str],
+        given: Mapping[str, str],
+        *,
+        by: Subject,
+        seen: Values = NOTHING,
     ) -> Prepared:
-        """On any thread. role: the ARN of the one that the template provisions by.
-
-        Raises BadParameters, BadCertificate, Invalid for a request that cannot be signed, Denied for a role that has gone.
-        """
-        acting = self._acting(role) if role is not None else None
+        """On any thread. Raises BadParameters, BadCertificate, Invalid for a request that cannot be signed."""
         given = {
             "AWS::Region": self._identity.region,
             "AWS::AccountId": self._identity.account,
@@ -62,9 +69,9 @@ class Making:
         plan = provisioning.evaluate(template, parameters, given, certificate_id="0" * 64)
         wanted = plan.certificate
         if wanted is None:
-            return Prepared(plan=plan, kind=template.kind, role=acting)
+            return Prepared(plan=plan, kind=template.kind, by=by, seen=seen)
         if wanted.source == "id":
-            return Prepared(plan=plan, kind=template.kind, certificate_id=wanted.value, role=acting)
+            return Prepared(plan=plan, kind=template.kind, certificate_id=wanted.value, by=by, seen=seen)
         issued = foreign = ca = None
         if wanted.source == "csr":
             issued = self._identity.pki.issue_device(wanted.value)
@@ -80,13 +87,14 @@ class Making:
             issued=issued,
             foreign=foreign,
             ca=ca,
-            role=acting,
+            by=by,
+            seen=seen,
         )
 
     def make(self, tx: Tx, prepared: Prepared) -> Made:
         """Within a transaction. Raises Conflict, NotFound, Invalid, LimitExceeded; then nothing of it may be kept.
 
-        Raises Denied when the role may not do what the template says.
+        Raises Denied when whoever does it may not do what the template says.
         """
         plan, certificate_id = prepared.plan, prepared.certificate_id
         arns: dict[str, str] = {}
@@ -110,8 +118,10 @@ class Making:
         present = identity.certificates.find(tx, certificate_id)
         if present is None:
             if prepared.issued is not None:
+                self._ask(prepared, "iot:CreateCertificateFromCsr", "*")
                 identity.add_certificate(tx, prepared.issued.der, status=wanted.status)
             elif prepared.foreign is not None:
+                self._ask(prepared, "iot:RegisterCertificate", "*")
                 identity.authorities.register_tx(tx, prepared.foreign, prepared.ca, wanted.status)
             else:
                 raise NotFound(f"certificate {certificate_id[:100]} does not exist")
@@ -204,8 +214,8 @@ class Making:
         self._ask(prepared, "iot:AttachPolicy", self._identity.arn_of(certificate_id))
         self._identity.attach_policy_tx(tx, wanted.name, f"cert/{certificate_id}")
 
-    def _acting(self, role: str) -> Subject:
-        """Raises Denied when the role is gone, or does not trust us any more."""
+    def acting(self, role: str) -> Subject:
+        """Whoever provisions by this role. Raises Denied when the role is gone, or does not trust us any more."""
         try:
             self._identity.check_role(role)
             return self._identity.role_subject(role)
@@ -213,8 +223,8 @@ class Making:
             raise Denied(f"the provisioning role cannot be used: {exc.message}") from exc
 
     def _ask(self, prepared: Prepared, action: str, resource: str) -> None:
-        if prepared.role is not None and not self._identity.may(prepared.role, action, resource):
-            raise Denied(f"the provisioning role {prepared.role.arn} may not {action} on {resource}")
+        if not self._identity.may(prepared.by, action, resource, prepared.seen):
+            raise Denied(f"the template needs {action} on {resource}, which {prepared.by.arn} may not")
 
 
 def _conflict(message: str) -> Conflict:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from marram.core.errors import Invalid
+from marram.core.policy.variables import Values
 from marram.core.provisioning import Kind
-from marram.hub.identity.service import Authority, Identity, pem_of
+from marram.hub.identity.service import Authority, Identity, Subject, pem_of
 from marram.hub.objects.service import Objects
 from marram.hub.provisioning.arrivals import Arrivals
 from marram.hub.provisioning.bulk import Bulk
@@ -53,10 +54,15 @@ class Provisioning:
         await self.claims.end_pending()
         await self._identity.authorities.end_claims()
 
-    async def register_thing(self, body: str, parameters: Mapping[str, str]) -> tuple[Made, str | None]:
-        """RegisterThing of an operator: what was made, and the certificate's PEM. Raises BadTemplate, BadParameters."""
+    async def register_thing(
+        self, body: str, parameters: Mapping[str, str], by: Subject, seen: Values
+    ) -> tuple[Made, str | None]:
+        """RegisterThing of an operator, with his rights: what was made, and the certificate's PEM.
+
+        Raises BadTemplate, BadParameters, Denied.
+        """
         template = parse(body, Kind.REGISTRATION)
-        prepared = self._making.prepare(template, parameters, {})
+        prepared = self._making.prepare(template, parameters, {}, by=by, seen=seen)
         made = await self._db.write(lambda tx: self._making.make(tx, prepared))
         by_operator.inc()
         if made.certificate_id is None:

@@ -1,8 +1,9 @@
 """iot operations that register things by a template: one at a time, and in bulk."""
 
-from typing import Final
+from typing import Final, cast
 
 from marram.core.errors import Invalid
+from marram.core.policy.variables import Values
 from marram.hub.listing import cut
 from marram.hub.provisioning.service import Provisioning, Task
 from marram.hub.slice import Call, Params, Result, anything, operation
@@ -12,7 +13,8 @@ PAGE: Final = 25
 
 @operation("iot", "RegisterThing", resource=anything)
 async def register_thing(service: Provisioning, call: Call, params: Params) -> Result:
-    made, pem = await service.register_thing(params["templateBody"], params.get("parameters") or {})
+    seen = cast("Values", call.extra.get("seen") or {})
+    made, pem = await service.register_thing(params["templateBody"], params.get("parameters") or {}, call.subject, seen)
     return {"certificatePem": pem, "resourceArns": dict(made.arns)}
 
 
