@@ -1,14 +1,13 @@
-"""TLS: handshakes, full and resumed; records, small and large, beside asyncio's own TLS; memory and CPU of idle mTLS connections.
+"""TLS: handshakes, full and resumed; records, small and large, beside asyncio's own TLS; memory and CPU of idle mTLS connections,
+beside mosquitto's.
 
-Servers are processes of their own, their CPU is read from /proc; ratios are within the run. 10,000 idle connections of a hub
-where the limit of open files allows it, else what it allows.
+Servers are processes of their own, their CPU is read from /proc; `_ratio` is asyncio's over ours, in this run. 10,000 idle
+connections of a hub where the limit of open files allows it, else what it allows. Memory is the share of the process (PSS),
+before and after.
 """
 
 import asyncio
 import json
-import os
-import re
-import resource
 import ssl
 import subprocess
 import sys
@@ -19,11 +18,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.bench import peers
+from tests.bench.peers import Missing, cpu_s
+
 HERE = Path(__file__).resolve().parent
 FLEET = HERE.parent / "wire" / "fleet.py"
 IDLE = 10_000
+IDLE_MOSQUITTO = 3_000
 WARM = 50
-SPARE = 1000
 HANDSHAKES = 400
 SMALL, SMALL_COUNT = 128, 40_000
 LARGE, LARGE_COUNT = 64 << 10, 1_000
@@ -38,8 +40,18 @@ def main() -> dict[str, Any]:
             with server(kind, paths) as (process, port):
                 figures[kind] = asyncio.run(measure(process.pid, port, paths))
         ours, theirs = figures["ours"], figures["asyncio"]
-        ratios = {f"{key}_over_asyncio": theirs[key] / ours[key] for key in ours if key.endswith("_us")}
-        return {**ours, **ratios, **idle(folder)}
+        ratios = {f"{key.removesuffix('_us')}_ratio": theirs[key] / ours[key] for key in ours if key.endswith("_us")}
+        mine = idle(folder)
+        try:
+            theirs = idle_mosquitto(folder, paths)
+        except Missing as why:
+            peers.miss("mosquitto", why)
+            return {**ours, **ratios, **mine}
+        over = {
+            "idle_mtls_kb_over_mosquitto": mine["idle_mtls_kb_each"] / theirs["mosquitto_idle_mtls_kb_each"],
+            "mqtt_connect_ms_over_mosquitto": mine["mqtt_connect_ms"] / theirs["mosquitto_connect_ms"],
+        }
+        return {**ours, **ratios, **mine, **theirs, **over}
 
 
 def certificates(folder: Path) -> dict[str, Path]:
@@ -50,7 +62,10 @@ def certificates(folder: Path) -> dict[str, Path]:
     pki.renew_if_due()
     device = pki.issue_device()
     (folder / "device.pem").write_text(device.pem + str(device.private_key_pem))
-    return {"pki": folder / "pki", "ca": pki.root_path, "device": folder / "device.pem"}
+    (folder / "trusted.pem").write_text(pki.trusted_pem)
+    return {
+        "pki": folder / "pki", "ca": pki.root_path, "device": folder / "device.pem", "trusted": folder / "trusted.pem",
+    }  # fmt: skip
 
 
 @contextmanager
@@ -163,8 +178,8 @@ def idle(folder: Path) -> dict[str, float]:
     """A hub with as many idle clients as it may have."""
     import boto3
 
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    count = min(IDLE, hard - SPARE)
+    count = peers.files(IDLE)
+    peers.say(f"{count} idle connections of a hub")
     hub = subprocess.Popen(
         [sys.executable, "-m", "marram.cli.main", "hub", "up", "--data", str(folder / "hub"), "--ports", "auto", "--no-console"],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
@@ -186,10 +201,10 @@ def idle(folder: Path) -> dict[str, float]:
         path.write_text(made["certificatePem"] + made["keyPair"]["PrivateKey"])
         port = info["endpoints"]["mqtt"].rpartition(":")[2]
         with fleet(port, info["ca_file"], path, WARM, "warm"):
-            before_kb, before_cpu = rss_kb(hub.pid), cpu_s(hub.pid)
+            before_kb, before_cpu = peers.pss_kb(hub.pid), cpu_s(hub.pid)
             with fleet(port, info["ca_file"], path, count, "idle") as took_s:
                 connecting_s = cpu_s(hub.pid) - before_cpu
-                each_kb = (rss_kb(hub.pid) - before_kb) / count
+                each_kb = (peers.pss_kb(hub.pid) - before_kb) / count
                 began, before_cpu = time.monotonic(), cpu_s(hub.pid)
                 time.sleep(10)
                 share = (cpu_s(hub.pid) - before_cpu) / (time.monotonic() - began)
@@ -202,6 +217,23 @@ def idle(folder: Path) -> dict[str, float]:
         hub.wait(30)
 
 
+def idle_mosquitto(folder: Path, paths: dict[str, Path]) -> dict[str, float]:
+    """The same clients at mosquitto."""
+    server = paths["pki"] / "server.pem"
+    tls = {"ca": paths["trusted"], "certificate": server, "key": server}
+    count = min(IDLE_MOSQUITTO, peers.files(IDLE_MOSQUITTO))
+    peers.say(f"{count} idle connections of mosquitto")
+    with peers.mosquitto(folder / "mosquitto", tls) as peer:
+        with fleet(str(peer.port), str(paths["ca"]), paths["device"], WARM, "warm"):
+            before_kb, before_cpu = peers.pss_kb(peer.pid), cpu_s(peer.pid)
+            with fleet(str(peer.port), str(paths["ca"]), paths["device"], count, "idle") as took_s:
+                return {
+                    "mosquitto_idle_mtls_kb_each": (peers.pss_kb(peer.pid) - before_kb) / count,
+                    "mosquitto_connects_a_second": count / took_s,
+                    "mosquitto_connect_ms": (cpu_s(peer.pid) - before_cpu) / count * 1000,
+                }
+
+
 @contextmanager
 def fleet(port: str, ca: str, certificate: Path, count: int, name: str) -> Iterator[float]:
     made = subprocess.Popen(
@@ -210,18 +242,12 @@ def fleet(port: str, ca: str, certificate: Path, count: int, name: str) -> Itera
     )  # fmt: skip
     assert made.stdout is not None
     try:
-        yield float(made.stdout.readline().split()[1])
+        ready = made.stdout.readline().split()
+        if ready[:1] != ["ready"]:
+            raise RuntimeError(f"the clients are not connected: code {made.wait(60)}")
+        yield float(ready[1])
     finally:
         made.communicate(timeout=60)
-
-
-def rss_kb(pid: int) -> int:
-    return int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[0])
-
-
-def cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":
