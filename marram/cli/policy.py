@@ -26,7 +26,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         " --client-id lamp --action iot:Publish --resource arn:aws:iot:local-1:000000000001:topic/plant/7"
         " --data var/hub",
     )
-    explain.add_argument("--principal", required=True, help="the ARN of a certificate, a user or a role, or an access key id")
+    explain.add_argument(
+        "--principal", required=True, help="the ARN of a certificate, a user or a role, or an access key id"
+    )
     explain.add_argument("--action", required=True, help="such as iot:Publish")
     explain.add_argument("--resource", required=True, metavar="ARN")
     explain.add_argument("--client-id", metavar="ID")
