@@ -290,3 +290,22 @@ def test_a_registration_task_may_no_more_than_its_role(site: Site, wait_for: Cal
     )
     assert (found["successCount"], found["failureCount"]) == (0, 1)
     assert site.iot.list_things()["things"] == []
+
+
+# what a browser does for a page
+
+
+def test_t18_a_page_of_another_host_cannot_use_the_certificate_of_who_looks_at_it(site: Site, web: Web) -> None:
+    site.certificate("person", ALL)
+    own, tls = f"https://localhost:{web.port}", site.tls("person")
+    for origin, status in ((own, 101), (None, 101), ("https://evil.example", 403), ("null", 403)):
+        page = Browser(web, "/mqtt", tls=tls, Origin=origin)
+        page.close()
+        assert page.status == status, origin
+    for path, method in (("/topics/a?qos=1", "POST"), ("/role-aliases/a/credentials", "GET")):
+        assert https(site, "person", method, path, origin="https://evil.example")[0] == 403
+        assert https(site, "person", method, path, origin=own)[0] in (200, 404)
+    # A signature says that the page was given it.
+    page = Browser(web, web.path(), Origin="https://evil.example")
+    page.close()
+    assert page.status == 101

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from marram.core.errors import Invalid, Unsupported
+from marram.core.errors import Denied, Invalid, Unsupported
 from marram.hub.border import plans
 from marram.hub.border.awsjson import Request
 from marram.hub.border.plans import Plan
@@ -29,6 +29,20 @@ def refuse_authorizer(headers: Mapping[str, str], query: Iterable[tuple[str, str
         raise Unsupported(
             f"{asked}: custom authorizers need functions, which Marram does not have; use a certificate or sign the request"
         )
+
+
+def refuse_other_origin(headers: Mapping[str, str]) -> None:
+    """Raises Denied for a page of another host. A browser shows a client certificate to whatever a page calls, as it does a
+    cookie: with one alone, a page could speak as whoever looks at it. A signature it cannot make."""
+    origin = headers.get("origin")
+    if origin is None:
+        return
+    if not origin.startswith("https://") or _place(origin.removeprefix("https://")) != _place(headers.get("host", "")):
+        raise Denied(f"a page of {origin[:200]} may not use a client certificate here")
+
+
+def _place(host: str) -> str:
+    return host.lower().removesuffix(":443")
 
 
 def pairs(text: str) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from marram.core import sigv4
 from marram.core.errors import NotFound, Unauthenticated
+from marram.hub.border import intent
 from marram.hub.border.awsjson import Request
 from marram.hub.border.plans import Plan
 from marram.kit.clock import Clock
@@ -107,7 +108,8 @@ class Who:
         return Proof(claim, held, key, payload)
 
     def by_certificate(self, request: Request) -> "Subject":
-        """Raises Unauthenticated."""
+        """Raises Unauthenticated; Denied for a page of another host."""
         if request.certificate is None:
             raise Unauthenticated("a client certificate is needed here", reason="missing")
+        intent.refuse_other_origin(request.headers)
         return self._identity.certificate_subject(request.certificate)
