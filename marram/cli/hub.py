@@ -38,6 +38,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     env.add_argument("--json", action="store_true")
     env.set_defaults(run=_env)
 
+    metrics = verbs.add_parser(
+        "metrics-token", help="what a Prometheus on another machine sends as its bearer token",
+        epilog="example: marram hub metrics-token --data var/hub",
+    )  # fmt: skip
+    metrics.add_argument("--data", type=Path, required=True, metavar="DIR")
+    metrics.add_argument("--json", action="store_true")
+    metrics.set_defaults(run=_metrics_token)
+
     token = verbs.add_parser(
         "join-token", help="a token for one core to join, good once and for 15 minutes",
         epilog="example: marram hub join-token --data var/hub",
@@ -125,6 +133,17 @@ def _env(given: argparse.Namespace) -> int:
     else:
         for name, value in values.items():
             print(f"export {name}='{value}'")
+    return DONE
+
+
+def _metrics_token(given: argparse.Namespace) -> int:
+    from marram.cli import client
+
+    answer = client.Api.from_data(given.data).marram("identity/GetMetricsToken")
+    if given.json:
+        print_json(answer)
+    else:
+        print(answer["token"])
     return DONE
 
 

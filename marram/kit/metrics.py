@@ -5,7 +5,7 @@
 """
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 BUCKETS_S: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -90,6 +90,11 @@ def histogram(name: str, help_text: str, buckets: Sequence[float] = BUCKETS_S) -
         found = _families[name] = Histogram(name, help_text, buckets)
     assert isinstance(found, Histogram), f"{name} is declared twice with different kinds"
     return found
+
+
+def families() -> Mapping[str, Family | Histogram]:
+    """Everything declared so far, by name."""
+    return _families
 
 
 def render() -> str:

@@ -48,7 +48,8 @@ def build(base: Base, slices: Slices) -> Doors:
     api = Api(
         services=slices.services, identity=identity, clock=clock, entropy=base.entropy, account=place.account,
         region=place.region, page_key=slices.pki.derived_key("pages"), host_names=("localhost", place.host),
-        metrics_text=metrics.render, auditor=slices.audit, websocket=mqtt.connection, limits=limits,
+        metrics_text=metrics.render, metrics_token=identity.metrics_token,
+        auditor=slices.audit, websocket=mqtt.connection, limits=limits,
     )  # fmt: skip
     return Doors(HttpDoor(api, clock, limits.http), mqtt)
 

@@ -398,7 +398,9 @@ class Api:
         assert self._metrics_text is not None
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
         loopback = request.source_ip.startswith("127.") or request.source_ip == "::1"
-        if not loopback and not (self._metrics_token and hmac.compare_digest(given, self._metrics_token)):
+        if not loopback and not (
+            self._metrics_token and hmac.compare_digest(given.encode(), self._metrics_token.encode())
+        ):
             raise Unauthenticated("metrics are served on loopback, elsewhere to a bearer token", reason="missing")
         return Response(200, {"content-type": "text/plain; version=0.0.4"}, self._metrics_text().encode())
 

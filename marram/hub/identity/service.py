@@ -83,6 +83,7 @@ class Identity:
         endpoints: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self.pki = pki
+        self.metrics_token = pki.derived_key("metrics").hex()  # what /metrics asks for off loopback
         self.account, self.region = account, region
         # The parts, in the order in which they know each other. The API of this slice speaks to them; others use the names below.
         self._base = base = Base(db, bus, clock=clock, entropy=entropy, account=account, region=region)

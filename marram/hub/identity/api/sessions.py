@@ -12,6 +12,11 @@ async def create_login_link(service: Identity, call: Call, params: Params) -> Re
     return {"token": token, "expiresMs": expires_ms}
 
 
+@operation("marram", "identity/GetMetricsToken", resource=anything)
+async def get_metrics_token(service: Identity, call: Call, params: Params) -> Result:
+    return {"token": service.metrics_token}
+
+
 @route("POST", "/marram/session", auth="none", act="identity/OpenSession")
 async def open_session(service: Identity, request: RawRequest) -> RawResponse:
     body = codec.loads_object(request.body, what="request", max_bytes=4096)
