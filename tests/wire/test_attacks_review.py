@@ -19,6 +19,7 @@ from paho.mqtt.enums import MQTTProtocolVersion
 
 from marram.cli.client import Api
 from marram.core import sigv4, websocket
+from marram.core.errors import Denied
 from tests.wire.plant import signing_request
 from tests.wire.test_attacks_policy import REVOKED_S, Site
 from tests.wire.test_websocket_clients import Browser
@@ -309,3 +310,27 @@ def test_t18_a_page_of_another_host_cannot_use_the_certificate_of_who_looks_at_i
     page = Browser(web, web.path(), Origin="https://evil.example")
     page.close()
     assert page.status == 101
+
+
+# who may look at others
+
+
+def test_a_dry_run_tells_of_nobody_whom_the_caller_may_not_ask_about(site: Site) -> None:
+    mine, other = site.certificate("mine", ALL), site.certificate("other", ALL)
+    rights = {"Action": "marram:DryRunPolicy", "Resource": [f"{IOT}policy/mine", mine]}
+    held = key(site, "curious", rights)
+    curious = Api(
+        site.hub.info["endpoints"]["api"], "local-1",
+        sigv4.Credentials(held["aws_access_key_id"], held["aws_secret_access_key"]),
+    )  # fmt: skip
+
+    def ask(principal: str, **more: Any) -> dict[str, Any]:
+        request = {"principal": principal, "action": "iot:Publish", "resource": f"{IOT}topic/a"}
+        given = {"policyName": "mine", "policyDocument": json.dumps(ALL), "requests": [request], **more}
+        return curious.marram("broker/DryRunPolicy", given)
+
+    assert ask(mine)["requests"][0]["before"] == "allowed"
+    with pytest.raises(Denied, match=other):
+        ask(other)
+    with pytest.raises(Denied, match=r"client/\*"):
+        ask(mine, live=True)

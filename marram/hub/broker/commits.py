@@ -5,7 +5,7 @@ is above it. Sources that number their messages (edge lanes by `mrm-seq`, the ou
 position accepted, which falls back when the record of it did not make it.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Final
 
@@ -23,6 +23,7 @@ log = logger(__name__)
 
 APPEND_BYTES: Final = 8 << 20  # the journal takes 16 MB at once
 MAX_SOURCES: Final = 100_000
+MAX_OF_OWNER: Final = 64  # a core has a spool, rarely a second one, with a few lanes
 
 _appended: Final = metrics.counter("marram_mqtt_appended_total", "Messages and session changes appended").labels()
 _refused: Final = metrics.counter("marram_mqtt_append_refused_total", "Records the journal did not take").labels()
@@ -34,6 +35,7 @@ class Commits:
     def __init__(self, journal: Journal, tick: Tick, acks: Acks, queued: Callable[[Session], None]) -> None:
         self.highest: dict[str, int] = {}  # by source
         self.changed_sources: set[str] = set()  # since the last checkpoint
+        self._owned: Counter[str] = Counter()  # sources, by owner
         self._journal, self._tick, self._acks, self._queued = journal, tick, acks, queued
         self._waiters: deque[tuple[int, list[Ack]]] = deque()  # by append: its end, and who waits for a record of it
         self._late: list[tuple[int, Ack]] = []  # joined an offset that others wait for already
@@ -46,13 +48,25 @@ class Commits:
 
     # sources that number
 
+    def restore(self, origins: dict[str, int]) -> None:
+        """As they were in the last life."""
+        self.highest = origins
+        self.changed_sources.update(origins)
+        self._owned = Counter(map(_owner, origins))
+
+    def has_room(self, source: str) -> bool:
+        """Whether it is known, or may be: who makes up ever new ones takes no place from others."""
+        if source in self.highest:
+            return True
+        return len(self.highest) < MAX_SOURCES and self._owned[_owner(source)] < MAX_OF_OWNER
+
     def accept(self, source: str, position: int, entry: Entry) -> bool:
         """Whether it is new. Then it is the highest of its source, and `entry` carries it if it is appended."""
         highest = self.highest.get(source, -1)
         if position <= highest:
             return False
-        if len(self.highest) >= MAX_SOURCES and source not in self.highest:
-            raise LimitExceeded(f"{MAX_SOURCES} numbered sources are known", limit=MAX_SOURCES)
+        if source not in self.highest:
+            self._owned[_owner(source)] += 1
         entry.source, entry.previous = source, highest
         self.highest[source] = position
         self.changed_sources.add(source)
@@ -192,3 +206,8 @@ class Commits:
         why = self._journal.void_error
         for ack in lost:
             self._acks.settled(ack, why)
+
+
+def _owner(source: str) -> str:
+    """Of `mrm-seq:<principal>:<spool>:<lane>` the principal, as far as its first colon."""
+    return source.split(":", 2)[1] if ":" in source else ""

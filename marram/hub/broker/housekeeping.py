@@ -84,8 +84,7 @@ class Housekeeping:
             if not is_store(client_id):
                 self._connecting.restore(session)
         self._sharing.restored()
-        self._commits.highest = replay.origins
-        self._commits.changed_sources.update(replay.origins)
+        self._commits.restore(replay.origins)
         self._checkpoint = position
         self._changes.floors = {
             client_id: min(session.queue, default=position) for client_id, session in replay.sessions.items()

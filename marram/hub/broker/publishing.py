@@ -31,6 +31,9 @@ MRM_SEQ: Final = "mrm-seq"
 MAX_NUMBER_TEXT: Final = 200
 
 _repeats: Final = metrics.counter("marram_mqtt_repeats_total", "Repeats of numbered messages, dropped").labels()
+_unnumbered: Final = metrics.counter(
+    "marram_mqtt_unnumbered_total", "Messages with a number of a source that is one too many"
+).labels()
 _expired: Final = dropped.labels(reason="expired")
 _discarded: Final = metrics.counter("marram_mqtt_discarded_total", "Publishes over a connection's rate").labels()
 
@@ -175,6 +178,9 @@ class Publishing:
                 if not spool or not is_number or len(text) > MAX_NUMBER_TEXT:
                     return True  # not ours: an ordinary property of that name
                 source = f"{MRM_SEQ}:{link.subject.principal}:{spool}:{lane}"
+                if not self._commits.has_room(source):
+                    _unnumbered.inc()
+                    return True  # an ordinary message, of which a repeat is another one
                 if self._commits.accept(source, int(digits), entry):
                     extra["o"] = [source, int(digits), 0]
                     return True

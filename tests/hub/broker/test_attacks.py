@@ -9,6 +9,7 @@ import pytest
 from marram.core.mqtt import packets
 from marram.core.mqtt.packets import Connack, Disconnect, Puback, Publish, Wish
 from marram.core.segment import KIND_MESSAGE
+from marram.hub.broker import commits
 from marram.hub.broker.settings import Settings
 
 ARN = "arn:aws:iot:local-1:000000000001:"
@@ -410,3 +411,24 @@ async def test_two_devices_fight_over_one_client_id_and_nothing_is_lost(world) -
     await pub.acked("end")
     expected = {f"{turn}-{number}".encode() for turn in range(10) for number in range(20)}
     await last.until(lambda: seen | set(payloads(last)) >= expected)
+
+
+async def test_t11_made_up_spools_take_no_place_from_cores(world) -> None:
+    """Sources of numbered messages are remembered for good; one device may not have all of them."""
+    client = await world.client("flood", version=packets.V5)
+    for number in range(commits.MAX_OF_OWNER * 2):
+        assert await client.acked("t", "x", user_properties=[("mrm-seq", f"spool{number}:lane:1")]) == 0
+    known = [source for source in world.broker._commits.highest if source.startswith("mrm-seq:")]
+    assert len(known) == commits.MAX_OF_OWNER
+    await world.reopen()
+    client = await world.client("flood", version=packets.V5)
+    assert await client.acked("t", "x", user_properties=[("mrm-seq", "another:lane:1")]) == 0
+    assert len(world.broker._commits.highest) == commits.MAX_OF_OWNER
+    # Another principal numbers as it likes, and a repeat of it goes nowhere.
+    sub = await world.client("sub")
+    await sub.subscribe("t")
+    core = await world.client("core", await world.device({"Action": "iot:*", "Resource": "*"}), version=packets.V5)
+    for payload in ("first", "repeat"):
+        assert await core.acked("t", payload, user_properties=[("mrm-seq", "spool:lane:1")]) == 0
+    core.publish("t", "last", 1)
+    assert [(await sub.message()).payload for _ in range(2)] == [b"first", b"last"]

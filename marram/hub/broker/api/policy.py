@@ -13,11 +13,14 @@ if TYPE_CHECKING:
     from marram.hub.broker.service import Broker
 
 
-def _policy(call: Call, params: Params) -> str:
-    return arn.build("iot", call.region, call.account, f"policy/{params['policyName']}")
+def _looked_at(call: Call, params: Params) -> list[str]:
+    """The policy, everybody whose rights the answer tells of, and with `live` the clients that are here."""
+    found = [arn.build("iot", call.region, call.account, f"policy/{params['policyName']}")]
+    found += sorted({str(each["principal"]) for each in params.get("requests") or ()})
+    return [*found, arn.build("iot", call.region, call.account, "client/*")] if params.get("live") else found
 
 
-@operation("marram", "broker/DryRunPolicy", resource=_policy)
+@operation("marram", "broker/DryRunPolicy", resource=_looked_at)
 async def dry_run_policy(service: "Broker", call: Call, params: Params) -> Result:
     asked: Sequence[Mapping[str, object]] = params.get("requests") or []
     wants_live = bool(params.get("live"))
