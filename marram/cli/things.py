@@ -233,9 +233,17 @@ def _pem(cell: str, folder: Path) -> str:
     if cell.startswith("-----BEGIN"):
         return cell
     path = folder / cell
-    if not path.is_file():
+    if not _is_beside(path, folder):
         raise NotFound(f"{cell[:200]!r} is neither PEM nor a file in {folder}")
     return disk.read(path, limit=PEM_BYTES).decode("ascii", "replace")
+
+
+def _is_beside(path: Path, folder: Path) -> bool:
+    """In the folder or below: whoever wrote the CSV file, other files of whoever imports it are no business of his."""
+    try:
+        return path.resolve().is_relative_to(folder.resolve()) and path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 # export, list, show, delete

@@ -224,6 +224,13 @@ def test_a_file_is_imported_again_and_exported(
         pytest.param("name,attr:a,attr:b,attr:c,attr:d\ngood,1,2,3,4\n", 2, "at most 3", id="four attributes, no type"),
         pytest.param("name,csr\ngood,none.csr\n", 2, "neither PEM nor a file", id="no such request"),
         pytest.param(
+            "name,certificate\ngood,/etc/hostname\n", 2, "neither PEM nor a file", id="a file of somebody else"
+        ),
+        pytest.param(
+            f"name,certificate\ngood,{'../' * 30}etc/hostname\n", 2, "neither PEM nor a file", id="a file above"
+        ),
+        pytest.param(f"name,certificate\ngood,{'x' * 5000}\n", 2, "neither PEM nor a file", id="no name of a file"),
+        pytest.param(
             "name,csr\ngood,-----BEGIN CERTIFICATE REQUEST-----\n", 2, "--certificates", id="nowhere to put it"
         ),
     ],
