@@ -55,9 +55,13 @@ def loads_object(
 def loads_own(data: bytes) -> JsonValue:
     """Read back what `dumps` wrote and nobody else touched: no limits, no look for duplicate keys. Raises Invalid."""
     try:
-        return cast(JsonValue, _OWN.decode(data.decode()))
-    except (ValueError, RecursionError) as exc:
+        text = data.decode()
+        value, end = _OWN.scan_once(text, 0)
+    except (ValueError, RecursionError, StopIteration) as exc:
         raise Invalid(f"not what was written: {exc}") from exc
+    if end != len(text):
+        raise Invalid(f"not what was written: it ends at {end} of {len(text)}")
+    return cast(JsonValue, value)
 
 
 def dumps(value: object) -> bytes:

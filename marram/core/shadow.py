@@ -61,11 +61,11 @@ def parse_patch(payload: bytes, *, max_bytes: int = MAX_BYTES) -> Patch:
     if len(payload) > max_bytes:
         raise LimitExceeded("The payload exceeds the maximum size allowed", limit=max_bytes)
     try:
-        payload.decode()
+        text = payload.decode()
     except UnicodeDecodeError as exc:
         raise Invalid("Unsupported documented encoding; supported encoding is UTF-8", kind="encoding") from exc
     try:
-        body = codec.loads(payload, max_depth=MAX_DEPTH + 4)
+        body = codec.loads(text, max_depth=MAX_DEPTH + 4)
     except Invalid as exc:
         deep = "nested deeper" in exc.message
         raise Invalid("JSON contains too many levels of nesting; maximum is 8" if deep else "Invalid JSON") from exc
@@ -85,9 +85,10 @@ def parse_patch(payload: bytes, *, max_bytes: int = MAX_BYTES) -> Patch:
     version = body.get("version")
     if version is not None and (not isinstance(version, int) or isinstance(version, bool) or version < 0):
         raise Invalid("Invalid version")
+    is_plain = "[" not in text and text.count("{") <= MAX_DEPTH  # too few brackets for what a walk would find
     return Patch(
-        desired=_section(state, "desired", "Desired"),
-        reported=_section(state, "reported", "Reported"),
+        desired=_section(state, "desired", "Desired", is_plain=is_plain),
+        reported=_section(state, "reported", "Reported", is_plain=is_plain),
         clear_desired="desired" in state and state["desired"] is None,
         clear_reported="reported" in state and state["reported"] is None,
         version=version,
@@ -129,7 +130,7 @@ def apply(before: Document, patch: Patch, now_ms: int, *, max_bytes: int = MAX_B
 
 def delta(document: Document) -> Section:
     """The leaves of desired that reported has not, or has otherwise."""
-    return _difference(document.desired, document.reported)
+    return difference(document.desired, document.reported)
 
 
 def delta_meta(document: Document) -> Section:
@@ -186,8 +187,10 @@ def decode(data: bytes) -> Document:
     return Document(version=version, **sections)
 
 
-def accepted(patch: Patch, after: Document, now_ms: int) -> JsonObject:
-    """Body of `update/accepted`: what was asked, each leaf of it (one that is removed too) with its time."""
+def accepted(patch: Patch, version: int, now_ms: int) -> JsonObject:
+    """Body of `update/accepted`: what was asked, each leaf of it (one that is removed too) with its time.
+
+    version: of the document after it."""
     stamp = now_ms // 1000
     state: JsonObject = {}
     metadata: JsonObject = {}
@@ -200,7 +203,7 @@ def accepted(patch: Patch, after: Document, now_ms: int) -> JsonObject:
         elif part is not None:
             state[name] = part
             metadata[name] = _leaf(part, stamp)
-    body: JsonObject = {"state": state, "metadata": metadata, "version": after.version, "timestamp": stamp}
+    body: JsonObject = {"state": state, "metadata": metadata, "version": version, "timestamp": stamp}
     if patch.is_null:
         body |= {"state": None, "metadata": {"timestamp": stamp}}
     return with_token(body, patch.token)
@@ -245,12 +248,14 @@ def _snapshot(document: Document) -> JsonObject:
     }
 
 
-def _section(state: Mapping[str, JsonValue], key: str, title: str) -> Section | None:
+def _section(state: Mapping[str, JsonValue], key: str, title: str, *, is_plain: bool) -> Section | None:
     part = state.get(key)
     if part is None:
         return None
     if not isinstance(part, dict):
         raise Invalid(f"{title} node must be an object")
+    if is_plain:
+        return part
     if _depth(part) > MAX_DEPTH:
         raise Invalid("JSON contains too many levels of nesting; maximum is 8")
     _no_null_items(part, key)
@@ -282,17 +287,18 @@ def _side(values: Section, meta: Section, patch: Section | None, clear: bool, st
         return {}, {}
     if not patch:
         return values, meta
-    return _merge(values, patch), _stamp(meta, patch, stamp)
+    return merge(values, patch), stamped(meta, patch, stamp)
 
 
-def _merge(values: Section, patch: Section) -> Section:
+def merge(values: Section, patch: Section) -> Section:
+    """A section after a patch of it; `values` is not changed."""
     merged = dict(values)
     for key, new in patch.items():
         if new is None:
             merged.pop(key, None)
         elif isinstance(new, dict):
             old = merged.get(key)
-            below = _merge(old if isinstance(old, dict) else {}, new)
+            below = merge(old if isinstance(old, dict) else {}, new)
             if below:
                 merged[key] = below
             else:  # AWS keeps no empty objects: {"a": {"b": null}} removes a with its last leaf
@@ -302,14 +308,15 @@ def _merge(values: Section, patch: Section) -> Section:
     return merged
 
 
-def _stamp(meta: Section, patch: Section, stamp: int) -> Section:
+def stamped(meta: Section, patch: Section, stamp: int) -> Section:
+    """The metadata of a section after a patch of it; `meta` is not changed."""
     merged = dict(meta)
     for key, new in patch.items():
         if new is None:
             merged.pop(key, None)
         elif isinstance(new, dict):
             old = merged.get(key)
-            below = _stamp(old if isinstance(old, dict) and not _is_stamp(old) else {}, new, stamp)
+            below = stamped(old if isinstance(old, dict) and not _is_stamp(old) else {}, new, stamp)
             if below:
                 merged[key] = below
             else:
@@ -332,12 +339,13 @@ def _is_stamp(value: Mapping[str, JsonValue]) -> bool:
     return set(value) == {"timestamp"} and isinstance(value["timestamp"], int)
 
 
-def _difference(desired: Section, reported: Section) -> Section:
+def difference(desired: Section, reported: Section) -> Section:
+    """The leaves of `desired` that `reported` has not, or has otherwise."""
     out: Section = {}
     for key, wanted in desired.items():
         has = reported.get(key)
         if isinstance(wanted, dict) and isinstance(has, dict):
-            below = _difference(wanted, has)
+            below = difference(wanted, has)
             if below:
                 out[key] = below
         elif not same(wanted, has) or key not in reported:
@@ -347,6 +355,9 @@ def _difference(desired: Section, reported: Section) -> Section:
 
 def same(one: JsonValue, other: JsonValue) -> bool:
     """Equal as JSON."""
+    kind = type(one)
+    if kind is type(other) and kind is not dict and kind is not list:
+        return one == other
     # Python says 1 == True; JSON does not, and a device that reports 1 has not obeyed "on": true.
     if isinstance(one, bool) != isinstance(other, bool):
         return False

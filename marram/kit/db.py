@@ -143,6 +143,17 @@ class Tx:
         self.execute("INSERT INTO outbox (topic, body, created_ms) VALUES (?, ?, ?)", topic, data, self.now_ms)
         self.emitted = True
 
+    def emit_many(self, messages: "Sequence[tuple[str, codec.JsonValue | bytes]]") -> None:
+        """As `emit`, in their order, in one statement."""
+        if not messages:
+            return
+        values: list[Value] = []
+        for topic, body in messages:
+            values += (topic, body if isinstance(body, bytes) else codec.dumps(body), self.now_ms)
+        marks = ", ".join(("(?, ?, ?)",) * len(messages))
+        self.execute(f"INSERT INTO outbox (topic, body, created_ms) VALUES {marks}", *values)  # noqa: S608 - marks only
+        self.emitted = True
+
     def after_commit(self, call: Callable[[], None]) -> None:
         """Call it on the loop once this has committed, in commit order, before the writer's `await` returns."""
         assert self._writing, "after_commit in a read"

@@ -126,7 +126,7 @@ def test_accepted_and_documents_and_delta() -> None:
     patch = shadow.parse_patch(b'{"state": {"desired": {"a": 1, "b": null}}, "clientToken": "t"}')
     after = shadow.apply(EMPTY, patch, NOW)
     stamp = {"timestamp": NOW // 1000}
-    assert shadow.accepted(patch, after, NOW) == {
+    assert shadow.accepted(patch, after.version, NOW) == {
         "state": {"desired": {"a": 1, "b": None}},
         "metadata": {"desired": {"a": stamp, "b": stamp}},
         "version": 1,
@@ -155,7 +155,7 @@ def test_a_null_state_removes_both_sections() -> None:
     patch = shadow.parse_patch(b'{"state": null, "clientToken": "t"}')
     two = shadow.apply(one, patch, NOW)
     assert (two.desired, two.reported, two.desired_meta, two.version) == ({}, {}, {}, 2)
-    assert shadow.accepted(patch, two, NOW) == {
+    assert shadow.accepted(patch, two.version, NOW) == {
         "state": None, "metadata": {"timestamp": NOW // 1000}, "version": 2, "timestamp": NOW // 1000, "clientToken": "t",
     }  # fmt: skip
 

@@ -69,7 +69,7 @@ class Shadows:
             after = algebra.apply(ground, patch, tx.now_ms)
             store.save(tx, thing, name, after)
             events[:] = change_events(thing, name, before, after, tx.now_ms, patch)
-            return algebra.accepted(patch, after, tx.now_ms)
+            return algebra.accepted(patch, after.version, tx.now_ms)
 
         body = await self._db.write(work)
         self._tell(thing, name, events)
@@ -135,7 +135,7 @@ def change_events(
     thing: str, name: str, before: Document, after: Document, now_ms: int, patch: algebra.Patch
 ) -> list[tuple[str, JsonObject]]:
     at = prefix(thing, name)
-    events: list[tuple[str, JsonObject]] = [(f"{at}/update/accepted", algebra.accepted(patch, after, now_ms))]
+    events: list[tuple[str, JsonObject]] = [(f"{at}/update/accepted", algebra.accepted(patch, after.version, now_ms))]
     if delta := algebra.delta_message(after, now_ms, patch.token):
         events.append((f"{at}/update/delta", delta))
     events.append((f"{at}/update/documents", algebra.documents(before, after, now_ms, patch.token)))

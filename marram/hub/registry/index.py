@@ -112,6 +112,10 @@ class Index:
         if self.settings.things and (doc := index_store.doc(tx, thing)) is not None:
             index_store.delete_doc(tx, doc)
 
+    def wants_shadow(self, shadow_name: str) -> bool:
+        """Whether `shadow` does anything for a shadow of that name: who asks need not put it together."""
+        return self.settings.has_shadow(shadow_name)
+
     def shadow(self, tx: Tx, thing: str, shadow_name: str, document: JsonObject | None) -> None:
         """The shadow is {"desired", "reported", "metadata", "version"} now (all optional), or is deleted. Classic: ""."""
         if not self.settings.has_shadow(shadow_name):

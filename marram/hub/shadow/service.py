@@ -7,7 +7,7 @@ on a topic of our own (`unreached_topic`), and so is its end; run.py looks when 
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol, TypeVar
 
 from marram.core import shadow as algebra
@@ -15,7 +15,8 @@ from marram.core.codec import JsonObject, JsonValue
 from marram.core.errors import Invalid, NotFound
 from marram.core.shadow import Document, Patch
 from marram.hub.bus import Bus
-from marram.hub.shadow import store, unreached
+from marram.hub.shadow import kept, store, unreached
+from marram.hub.shadow.kept import Kept
 from marram.hub.shadow.store import Stored
 from marram.hub.shadow.store import Unreached as Unreached
 from marram.kit.db import Db, Tx
@@ -27,6 +28,7 @@ IN_FLIGHT: Final = 10
 EVENTS: Final = "$marram/events/shadow"
 
 T = TypeVar("T")
+Found = TypeVar("Found", Document, Kept)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +60,7 @@ class ShadowChanged:
 class Index(Protocol):
     """The search index of things, of the registry."""
 
+    def wants_shadow(self, shadow_name: str) -> bool: ...
     def shadow(self, tx: Tx, thing: str, shadow_name: str, document: JsonObject | None) -> None: ...
 
 
@@ -111,30 +114,32 @@ class Shadows:
     def update_tx(self, tx: Tx, thing: str, name: str, patch: Patch) -> JsonObject:
         """Returns the accepted body. Raises VersionConflict or LimitExceeded, having changed nothing."""
         stored = store.load(tx, thing, name)
-        before = stored.document
-        ground = before if before.exists else Document(version=store.version_before(tx, thing, name))
-        after = algebra.apply(ground, patch, tx.now_ms, max_bytes=self.settings.max_document_bytes)
-        difference = algebra.delta(after) if after.desired else {}
+        before = stored.kept
+        ground = before if before.exists else replace(kept.EMPTY, version=store.version_before(tx, thing, name))
+        after = kept.apply(ground, patch, tx.now_ms, max_bytes=self.settings.max_document_bytes)
+        difference = after.delta
         since = _since(stored, difference, tx.now_ms)
         told = stored.told and self._is_due(since, tx.now_ms)
-        store.save(tx, thing, name, Stored(after, since, told))
+        store.save(tx, thing, name, Stored(after, since, told), stored)
         at = prefix(thing, name)
-        body = algebra.accepted(patch, after, tx.now_ms)
-        tx.emit(f"{at}/update/accepted", body)
+        body = algebra.accepted(patch, after.version, tx.now_ms)
+        messages: list[tuple[str, JsonValue | bytes]] = [(f"{at}/update/accepted", body)]
         touched = patch.desired is not None or patch.reported is not None or patch.clear_desired or patch.clear_reported
         if touched and difference:
-            message = algebra.delta_message(after, tx.now_ms, patch.token, difference=difference)
-            tx.emit(f"{at}/update/delta", message)
-        tx.emit(f"{at}/update/documents", algebra.documents(before, after, tx.now_ms, patch.token))
+            wished = Document(desired_meta=after.desired_meta.value, version=after.version)
+            message = algebra.delta_message(wished, tx.now_ms, patch.token, difference=difference)
+            messages.append((f"{at}/update/delta", message))
+        messages.append((f"{at}/update/documents", kept.documents(before, after, tx.now_ms, patch.token)))
         if stored.told and not told:
-            tx.emit(*reached_event(thing, name, after.version, tx.now_ms))
+            messages.append(reached_event(thing, name, after.version, tx.now_ms))
+        tx.emit_many(messages)
         self._changed(tx, thing, name, after.version, after)
         return body
 
     def delete_tx(self, tx: Tx, thing: str, name: str, token: str | None) -> JsonObject:
         """Returns the accepted body. Raises NotFound."""
         stored = store.load(tx, thing, name)
-        version = _existing(stored.document, thing, name).version
+        version = _existing(stored.kept, thing, name).version
         store.delete(tx, thing, name, version)
         body = algebra.with_token({"version": version, "timestamp": tx.now_ms // 1000}, token)
         tx.emit(f"{prefix(thing, name)}/delete/accepted", body)
@@ -185,9 +190,9 @@ class Shadows:
         minutes = self.settings.unreached_minutes
         return bool(minutes and since) and min(since.values()) <= now_ms - minutes * 60_000
 
-    def _changed(self, tx: Tx, thing: str, name: str, version: int, document: Document | None) -> None:
-        if self._index is not None:
-            self._index.shadow(tx, thing, name, None if document is None else _searchable(document))
+    def _changed(self, tx: Tx, thing: str, name: str, version: int, now: Kept | None) -> None:
+        if self._index is not None and self._index.wants_shadow(name):
+            self._index.shadow(tx, thing, name, None if now is None else _searchable(now.document))
         tx.after_commit(lambda: self._bus.publish(ShadowChanged(thing, name, version)))
 
 
@@ -246,12 +251,12 @@ def _event(kind: str, thing: str, name: str, version: int, now_ms: int) -> JsonO
 def _since(stored: Stored, difference: algebra.Section, now_ms: int) -> dict[str, int]:
     if not difference:
         return {}
-    before = algebra.delta(stored.document) if stored.since or not stored.is_timed else {}
-    known = stored.since if stored.is_timed else unreached.by_stamps(stored.document, before)
+    before = stored.kept.delta if stored.since or not stored.is_timed else {}
+    known = stored.since if stored.is_timed else unreached.by_stamps(stored.kept.document, before)
     return unreached.since(before, known, difference, now_ms)
 
 
-def _existing(document: Document, thing: str, name: str) -> Document:
+def _existing(document: Found, thing: str, name: str) -> Found:
     if not document.exists:
         raise NotFound(
             f"No shadow exists with name: '{thing}~{name}'" if name else f"No shadow exists with name: '{thing}'"

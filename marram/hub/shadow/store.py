@@ -6,6 +6,8 @@ from typing import Final
 
 from marram.core import codec
 from marram.core import shadow as algebra
+from marram.hub.shadow import kept
+from marram.hub.shadow.kept import Kept
 from marram.kit.db import Row, Tx
 
 GRAVE_MS: Final = 48 * 3600 * 1000  # a deleted shadow's version is remembered this long, as AWS does
@@ -14,9 +16,9 @@ UNKNOWN: Final = -1  # since_ms of a shadow that was written before times were k
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A document with the times of its delta (unreached.since). `told`: the event for it has left."""
+    """A shadow with the times of its delta (unreached.since). `told`: the event for it has left."""
 
-    document: algebra.Document
+    kept: Kept
     since: Mapping[str, int]
     told: bool = False
     is_timed: bool = True
@@ -33,25 +35,25 @@ class Unreached:
     version: int
 
 
-NOTHING: Final = Stored(algebra.EMPTY, {})
+NOTHING: Final = Stored(kept.EMPTY, {})
 
 
 def load(tx: Tx, thing: str, name: str) -> Stored:
     row = tx.one("SELECT body, since_ms, since, told FROM shadow WHERE thing = ? AND name = ?", thing, name)
     if row is None:
         return NOTHING
-    return Stored(algebra.decode(bytes(row[0])), _times(row[2]), bool(row[3]), row[1] != UNKNOWN)
+    return Stored(kept.decode(bytes(row[0])), _times(row[2]), bool(row[3]), row[1] != UNKNOWN)
 
 
 def document(tx: Tx, thing: str, name: str) -> algebra.Document:
     row = tx.one("SELECT body FROM shadow WHERE thing = ? AND name = ?", thing, name)
-    return algebra.decode(bytes(row[0])) if row else algebra.EMPTY
+    return kept.decode(bytes(row[0])).document if row else algebra.EMPTY
 
 
 def documents(tx: Tx, thing: str) -> dict[str, algebra.Document]:
     """All of a thing, by name."""
     rows = tx.all("SELECT name, body FROM shadow WHERE thing = ?", thing)
-    return {str(name): algebra.decode(bytes(body)) for name, body in rows}
+    return {str(name): kept.decode(bytes(body)).document for name, body in rows}
 
 
 def version_before(tx: Tx, thing: str, name: str) -> int:
@@ -60,14 +62,20 @@ def version_before(tx: Tx, thing: str, name: str) -> int:
     return int(row[0]) if row and tx.now_ms - int(row[1]) < GRAVE_MS else 0
 
 
-def save(tx: Tx, thing: str, name: str, stored: Stored) -> None:
+def save(tx: Tx, thing: str, name: str, stored: Stored, before: Stored) -> None:
+    """before: what `load` gave in this transaction."""
+    body = kept.encode(stored.kept)
+    if before.kept.exists and before.is_timed and (before.since, before.told) == (stored.since, stored.told):
+        sql = "UPDATE shadow SET body = ?, modified_ms = ? WHERE thing = ? AND name = ?"
+        tx.execute(sql, body, tx.now_ms, thing, name)
+        return
     tx.execute(
         "INSERT INTO shadow (thing, name, body, modified_ms, since_ms, since, told) VALUES (?, ?, ?, ?, ?, ?, ?)"
         " ON CONFLICT (thing, name) DO UPDATE SET body = excluded.body, modified_ms = excluded.modified_ms,"
         " since_ms = excluded.since_ms, since = excluded.since, told = excluded.told",
         thing,
         name,
-        algebra.encode(stored.document),
+        body,
         tx.now_ms,
         min(stored.since.values(), default=None),
         codec.dumps(stored.since) if stored.since else None,
@@ -154,7 +162,7 @@ def set_times(tx: Tx, thing: str, name: str, since: Mapping[str, int]) -> None:
 
 def _unreached(row: Row) -> Unreached:
     thing, name, since_ms, since, body = row
-    return Unreached(str(thing), str(name), int(since_ms), _times(since), algebra.decode(bytes(body)).version)
+    return Unreached(str(thing), str(name), int(since_ms), _times(since), kept.decode(bytes(body)).version)
 
 
 def _times(text: object) -> dict[str, int]:

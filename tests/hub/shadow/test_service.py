@@ -123,6 +123,9 @@ async def test_the_bus_and_the_index_are_told_in_the_same_commit(db: Db) -> None
     indexed: list[tuple[str, str, object]] = []
 
     class Seen:
+        def wants_shadow(self, shadow_name: str) -> bool:
+            return shadow_name == "a"
+
         def shadow(self, tx: Tx, thing: str, shadow_name: str, document: object) -> None:
             indexed.append((thing, shadow_name, document))
 
