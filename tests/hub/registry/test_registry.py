@@ -122,8 +122,11 @@ async def test_listing_and_searching(hub):
         f"t{n}" for n in range(7)
     ]
     assert await names(attributeName="site", attributeValue="s1", thingTypeName="pump") == ["t3", "t5"]
-    with pytest.raises(Invalid):
-        await names(attributeName="site")
+    assert sorted(await names(attributeName="site")) == [f"t{n}" for n in range(7)]  # aws-cli's example of list-things
+    assert await names(attributeName="colour") == []
+    for params in ({"attributeValue": "s1"}, {"attributeName": "site", "usePrefixAttributeValue": True}):
+        with pytest.raises(Invalid):
+            await names(**params)
 
 
 # principals

@@ -46,15 +46,16 @@ async def delete_thing(service: Registry, call: Call, params: Params) -> Result:
 
 @operation("iot", "ListThings", resource=anything)
 async def list_things(service: Registry, call: Call, params: Params) -> Result:
-    if bool(params.get("attributeName")) != (params.get("attributeValue") is not None):
-        raise Invalid("attributeName and attributeValue go together")
-    if params.get("usePrefixAttributeValue") and not params.get("attributeName"):
+    attribute, value = params.get("attributeName") or "", params.get("attributeValue")
+    if value is not None and not attribute:
+        raise Invalid("attributeValue needs attributeName")
+    if params.get("usePrefixAttributeValue") and (value is None or not attribute):
         raise Invalid("usePrefixAttributeValue needs attributeName and attributeValue")
     search = Search(
         type=params.get("thingTypeName") or "",
-        attribute=params.get("attributeName") or "",
-        value=params.get("attributeValue") or "",
-        prefix=bool(params.get("usePrefixAttributeValue")),
+        attribute=attribute,
+        value=value or "",
+        prefix=bool(params.get("usePrefixAttributeValue")) or value is None,  # a name alone: whatever its value
     )
     rows, last = await service.things.page(search, params.get("nextToken"), int(params.get("maxResults") or wire.PAGE))
     return {"things": [_shown(service, row) for row in rows], "nextToken": last}
