@@ -8,6 +8,7 @@ import http.client
 import json
 import ssl
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from paho.mqtt.enums import MQTTProtocolVersion
 from marram.cli.client import Api
 from marram.core import sigv4, websocket
 from marram.core.errors import Denied
-from tests.wire.plant import signing_request
+from tests.wire.plant import TEMPLATE, signing_request
 from tests.wire.test_attacks_policy import REVOKED_S, Site
 from tests.wire.test_websocket_clients import Browser
 from tests.wire.test_websocket_clients import Site as Web
@@ -334,3 +335,82 @@ def test_a_dry_run_tells_of_nobody_whom_the_caller_may_not_ask_about(site: Site)
         ask(other)
     with pytest.raises(Denied, match=r"client/\*"):
         ask(mine, live=True)
+
+
+# what is written down
+
+
+def test_t30_credentials_that_are_given_out_are_written_nowhere(start_hub: Callable[..., Any], tmp_path: Path) -> None:
+    """Role sessions, credentials of devices, keys and tokens of provisioning: in no log, file, metric or line of the audit log."""
+    hub = start_hub(tmp_path / "hub", env={"MARRAM_HUB_LOG_LEVEL": "debug"})
+    site, secrets = Site(hub, tmp_path), dict[str, str]()
+
+    def keep(what: str, **found: str) -> None:
+        secrets.update({f"{what}: {name}": value for name, value in found.items()})
+
+    def keep_key(what: str, pem: str) -> None:
+        keep(what, **{f"line {at}": line for at, line in enumerate(pem.splitlines()[1:3])})
+
+    user = key(site, "user", {"Action": "sts:AssumeRole"})
+    keep("key", secret=user["aws_secret_access_key"])
+    arn = role(site, "both", "credentials.iot.amazonaws.com")
+    trusted = [
+        {"Effect": "Allow", "Principal": who, "Action": "sts:AssumeRole"}
+        for who in ({"AWS": f"{IAM}root"}, {"Service": "credentials.iot.amazonaws.com"})
+    ]
+    hub.client("iam").update_assume_role_policy(
+        RoleName="both", PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": trusted})
+    )
+    sts = hub.client("sts", **user)
+    for what, held in (
+        ("AssumeRole", sts.assume_role(RoleArn=arn, RoleSessionName="session")["Credentials"]),
+        ("GetSessionToken", sts.get_session_token()["Credentials"]),
+    ):
+        keep(what, secret=held["SecretAccessKey"], token=held["SessionToken"][:200])
+        refused(
+            "AccessDeniedException",
+            hub.client(
+                "iot", aws_access_key_id=held["AccessKeyId"], aws_secret_access_key=held["SecretAccessKey"],
+                aws_session_token=held["SessionToken"],
+            ).list_things,
+        )  # fmt: skip
+    site.certificate("robot", ALL)
+    site.iot.create_role_alias(roleAlias="both", roleArn=arn)
+    given = json.loads(https(site, "robot", "GET", "/role-aliases/both/credentials")[1])["credentials"]
+    keep("role alias", secret=given["secretAccessKey"], token=given["sessionToken"][:200])
+    keep("registration", code=site.iot.get_registration_code()["registrationCode"])
+
+    site.iot.create_provisioning_template(
+        templateName="fleet", templateBody=json.dumps(TEMPLATE), provisioningRoleArn=SERVICE_ROLE, enabled=True
+    )
+    claim = site.iot.create_provisioning_claim(templateName="fleet")
+    keep_key("claim", claim["keyPair"]["PrivateKey"])
+    (tmp_path / "claim.pem").write_text(claim["certificatePem"] + claim["keyPair"]["PrivateKey"])
+    device = site.connect("claim", "device")
+    assert device.subscribe("$aws/certificates/create/json/accepted") == 1
+    assert device.subscribe("$aws/provisioning-templates/fleet/provision/json/+") == 1
+    device.publish("$aws/certificates/create/json", b"")
+    made = json.loads(device.got.get(timeout=LIMIT_S)[1])
+    keep_key("device", made["privateKey"])
+    keep("device", token=made["certificateOwnershipToken"])
+    for serial in ("bad name", "1"):  # refused, then done
+        body = {"certificateOwnershipToken": made["certificateOwnershipToken"], "parameters": {"SerialNumber": serial}}
+        device.publish("$aws/provisioning-templates/fleet/provision/json", json.dumps(body).encode())
+        topic, _ = device.got.get(timeout=LIMIT_S)
+        assert topic.endswith("accepted" if serial == "1" else "rejected")
+    metrics = urllib.request.urlopen(f"{hub.info['endpoints']['api']}/metrics").read()
+    told = json.dumps(acts(site)).encode()
+    for client in site.clients:
+        client.close()
+    hub.stop()
+    where = {"metrics": metrics, "audit": told, "log": (tmp_path / "hub.log").read_bytes()}
+    for path in (tmp_path / "hub").rglob("*"):
+        if path.is_file() and "pki" not in path.parts and path.name != "hub.json":
+            where[str(path)] = path.read_bytes()
+            assert path.stat().st_mode & 0o077 == 0, path
+    # The operator asks for the code by name, and it opens nothing without his right: it may stand in the database.
+    found = {
+        (what, place) for what, secret in secrets.items() for place, data in where.items() if secret.encode() in data
+    }
+    assert found <= {("registration: code", str(tmp_path / "hub" / "hub.db"))}
+    assert b"robot" in where["log"] or b"provisioning.by_claim" in where["log"]  # it was talkative
