@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CLI = ROOT / ".clients" / "python"
 SERVICES = ("iot", "iot-data", "iot-jobs-data")
 ANYTHING = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "iot:*", "Resource": "*"}]}
-TEMPLATE = {
+TEMPLATE: dict[str, Any] = {
     "Parameters": {"Serial": {"Type": "String"}},
     "Resources": {
         "thing": {"Type": "AWS::IoT::Thing", "Properties": {"ThingName": {"Ref": "Serial"}}},
@@ -34,9 +34,14 @@ TEMPLATE = {
 }
 
 
+def trust(service: str) -> dict[str, Any]:
+    statement = {"Effect": "Allow", "Principal": {"Service": service}, "Action": "sts:AssumeRole"}
+    return {"Version": "2012-10-17", "Statement": [statement]}
+
+
 @dataclass(frozen=True)
 class Step:
-    """`example`: file of the package and the number of the command in it. `before`: what the operator does first.
+    """`example`: file of the package and the number of the command in it, or a command. `before`: what the operator does first.
     `says`: in the answer, `refused`: in the error, when it is one."""
 
     example: str
@@ -71,6 +76,8 @@ class World:
         text = re.sub(r'"(\{".*\})"', r"'\1'", text)
         # AWS has an endpoint of its own for jobs; here it is the one that the environment names.
         text = re.sub(r"--endpoint-url \S+", "", text)
+        if "@CA" in text:
+            text = text.replace("@CA", self.iot.list_ca_certificates()["certificates"][0]["certificateId"])
         return shlex.split(text)[1:]
 
     def certificate(self, of_aws: str, *, active: bool = True) -> str:
@@ -104,10 +111,7 @@ class World:
         self.iot.cancel_job_execution(jobId=name, thingName=thing)
 
     def role(self, name: str, service: str) -> None:
-        trust = {"Effect": "Allow", "Principal": {"Service": service}, "Action": "sts:AssumeRole"}
-        self.hub.client("iam").create_role(
-            RoleName=name, AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [trust]})
-        )
+        self.hub.client("iam").create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(trust(service)))
 
     def template(self, name: str) -> None:
         self.role("Provision_role", "iot.amazonaws.com")
@@ -161,6 +165,16 @@ class World:
                 "thingIndexingMode": "REGISTRY_AND_SHADOW", "thingConnectivityIndexingMode": "STATUS", "customFields": fields,
             }
         )  # fmt: skip
+
+    def own(self) -> None:
+        """A certificate of nobody's CA."""
+        self.openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", "own.key",
+                     "-subj", "/CN=own", "-days", "1", "-out", "ownCert.pem")  # fmt: skip
+
+    def bucket(self) -> None:
+        s3 = self.hub.client("s3")
+        s3.create_bucket(Bucket="fleet")
+        s3.put_object(Bucket="fleet", Key="things.json", Body=b'{"Serial": "bulk-1"}\n')
 
     def sensors(self) -> None:
         for number in range(3):
@@ -341,6 +355,54 @@ STEPS = [
     Step("iot/delete-role-alias"),
     Step("iot/list-topic-rules", '"rules"'),
 ]
+# From AWS's developer guide, for what the package has no example of ("Authorizing direct calls to AWS services", "Register a client
+# certificate", "Bulk registration", "Job templates", "Device Shadow REST API"); file names are ours.
+ROLE = "arn:aws:iam::123456789012:role"
+GUIDE = [
+    Step(
+        "aws iam create-role --role-name dvs-role --assume-role-policy-document file://trustpolicyforiot.json",
+        "role/dvs-role",
+    ),
+    Step(
+        "aws iam put-role-policy --role-name dvs-role --policy-name dvs --policy-document file://accesspolicyfordvs.json"
+    ),
+    Step(
+        f"aws iot create-role-alias --role-alias dvs-alias --role-arn {ROLE}/dvs-role --credential-duration-seconds 3600",
+        "rolealias/dvs-alias",
+    ),
+    Step("aws iot describe-endpoint --endpoint-type iot:CredentialProvider", "localhost"),
+    Step("aws iot describe-endpoint --endpoint-type iot:Jobs", "localhost"),
+    Step(
+        "aws iot register-certificate-without-ca --certificate-pem file://ownCert.pem --status ACTIVE",
+        ":cert/",
+        before=World.own,
+    ),
+    Step(
+        "aws iot register-ca-certificate --ca-certificate file://rootCA.pem --verification-cert file://verificationCert.pem "
+        "--set-as-active --allow-auto-registration",
+        ":cacert/",
+        before=World.authority,
+    ),
+    Step("aws iot update-ca-certificate --certificate-id @CA --new-auto-registration-status DISABLE"),
+    Step(
+        "aws iot create-job-template --job-template-id reboot --description 'reboots' --document file://example-job.json",
+        "jobtemplate/reboot",
+    ),
+    Step("aws iot list-job-templates", "reboot"),
+    Step(
+        f"aws iot start-thing-registration-task --template-body file://bulk.json --input-file-bucket fleet "
+        f"--input-file-key things.json --role-arn {ROLE}/marram-service",
+        "taskId",
+        before=World.bucket,
+    ),
+    Step("aws iot list-thing-registration-tasks", "taskIds"),
+    Step("aws iot-data publish --topic test/topic --qos 1 --payload hello"),
+    Step(
+        """aws iot-data update-thing-shadow --thing-name MyRPi --shadow-name motor --payload '{"state":{"desired":{"on":true}}}' out.json"""
+    ),
+    Step("aws iot-data list-named-shadows-for-thing --thing-name MyRPi", '"motor"'),
+    Step("aws sts get-caller-identity", "user/admin"),
+]
 # Examples of other subjects, and of operations that are not there: Device Defender, logging, billing groups, OTA, ...
 ELSEWHERE = re.compile(r"topic-rule$|topic-rule-dest|stream|ota-update|audit|mitigation|billing|metric|dimension|security-profile|violation"
                        r"|domain-conf|authorizer|logging|behavior-model|transfer|outgoing|untag|get-policy-version")  # fmt: skip
@@ -382,6 +444,12 @@ def world(commands: dict[str, str], shared_hub: Any, tmp_path_factory: pytest.Te
     made = World(shared_hub, folder, process, shared_hub.client("iot"))
     made.write("policy.json", ANYTHING)
     made.write("template.json", TEMPLATE)
+    made.write("bulk.json", {**TEMPLATE, "Resources": {"thing": TEMPLATE["Resources"]["thing"]}})
+    made.write("trustpolicyforiot.json", trust("credentials.iot.amazonaws.com"))
+    made.write(
+        "accesspolicyfordvs.json",
+        {**ANYTHING, "Statement": [{"Effect": "Allow", "Action": "s3:GetObject", "Resource": "*"}]},
+    )
     made.write("example-job.json", {"operation": "customJob", "otherInfo": "someValue"})
     yield made
     process.communicate()
@@ -390,12 +458,12 @@ def world(commands: dict[str, str], shared_hub: Any, tmp_path_factory: pytest.Te
 @pytest.mark.timeout(120)
 def test_the_examples_of_aws_cli(world: World, commands: dict[str, str]) -> None:
     wrong: list[str] = []
-    for step in STEPS:
+    for step in (*STEPS, *GUIDE):
         if step.before is not None:
             step.before(world)
-        code, out, err = world.aws(world.typed(commands[step.example]))
+        code, out, err = world.aws(world.typed(commands.get(step.example, step.example)))
         if not (code != 0 and step.refused in err if step.refused else code == 0 and step.says in out):
-            wrong.append(f"{step.example}: {commands[step.example]}\n  exit code {code}\n{out}{err}")
+            wrong.append(f"{step.example}: {commands.get(step.example, '')}\n  exit code {code}\n{out}{err}")
     assert not wrong, "\n".join(wrong)
 
 
