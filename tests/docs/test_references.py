@@ -54,7 +54,7 @@ def test_the_architecture_names_every_slice_and_every_process() -> None:
     text = (ROOT / "docs/architecture.md").read_text()
     slices = [path.parent.name for path in ROOT.glob("marram/hub/*/service.py")]
     documented = {name for name in slices if f"hub/{name}/" in text}
-    assert {"broker", "identity", "rules", "timeseries", "shadow", "jobs", "greengrass"} <= documented
+    assert set(slices) == documented and len(slices) > 9
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=ids)
