@@ -11,6 +11,7 @@ from typing import Final
 from marram.core.errors import Conflict, Invalid, Unavailable
 from marram.hub.border import limits
 from marram.hub.border.limits import Limits
+from marram.hub.provisioning.service import Settings as ProvisioningSettings
 from marram.hub.shadow.service import Settings as ShadowSettings
 from marram.hub.timeseries.service import Settings as SeriesSettings
 from marram.kit import config
@@ -42,6 +43,7 @@ class Sections:
     limits: Limits
     timeseries: SeriesSettings
     shadow: ShadowSettings
+    provisioning: ProvisioningSettings
 
 
 def load(path: Path, environ: Mapping[str, str]) -> Sections:

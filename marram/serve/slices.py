@@ -150,7 +150,7 @@ def build(base: Base) -> Slices:
         clock=clock, tags=things.tags,
     )  # fmt: skip
     greengrass = Greengrass(db, bus, identity, things, jobs, objects, account=place.account, region=place.region)
-    provisioning = Provisioning(db, identity, things, objects, broker, clock=clock)
+    provisioning = Provisioning(db, identity, things, objects, broker, clock=clock, settings=base.settings.provisioning)
     learner = learning.build(
         db=db, objects=objects, identity=identity, pki=pki, greengrass=greengrass, clock=clock, folder=base.data, account=place.account,
         region=place.region,

@@ -82,6 +82,7 @@ def test_everything_binds_to_loopback(start_hub: Callable[..., Any]) -> None:
         pytest.param("marram.toml", "[timeseries]\nflush_s = 'soon'\n", ("flush_s", "float"), id="wrong type"),
         pytest.param("marram.toml", "[timeseries]\nflush_s = 0\n", ("flush_s", "0.1"), id="no time between flushes"),
         pytest.param("marram.toml", "[timeseries]\nquery_memory = 'lots'\n", ("query_memory",), id="no size"),
+        pytest.param("marram.toml", "[provisioning]\nreport_days = -1\n", ("report_days", "36500"), id="no age"),
         pytest.param("marram.toml", "[hub]\naccount_id = '1'\n", ("12 digits",), id="bad account"),
         pytest.param(
             "hub.db", "this is no database, but long enough to be looked at" * 40, ("hub.db",), id="not SQLite"

@@ -33,6 +33,8 @@ LINES_AT_ONCE: Final = 250
 LINES_A_REPORT: Final = 10_000
 MAX_LINE: Final = 256 << 10
 LINK_LIFE_S: Final = 3600
+DAY_MS: Final = 24 * 3600 * 1000
+REPORTS_AT_ONCE: Final = 100
 RUNNING: Final = "InProgress"
 CANCELLING: Final = "Cancelling"
 
@@ -128,6 +130,19 @@ class Bulk:
         left = [stored.key for stored in found.objects if stored.key != kept]
         if left:
             await self._objects.delete(BUCKET, left)
+
+    async def expire_reports(self, days: int) -> int:
+        """Delete reports of tasks that ended so many days ago, some at once; how many. Their tasks stay. 0 days: never."""
+        if not days:
+            return 0
+        now_ms = self._db.read_now(lambda tx: tx.now_ms)
+        old = self._db.read_now(lambda tx: store.old_reports(tx, now_ms - days * DAY_MS, REPORTS_AT_ONCE))
+        if old:
+            # The object first: a report that is listed and gone answers 404, one that is not listed would stay for ever.
+            await self._objects.delete(BUCKET, [key for _, key in old])
+            await self._db.write(lambda tx: store.delete_reports(tx, old))
+            log.info("provisioning.reports_expired", count=len(old))
+        return len(old)
 
     async def _work_off(self, task: Task) -> None:
         try:

@@ -21,7 +21,7 @@ from marram.hub.registry.service import Registry
 from marram.kit.clock import Clock
 from marram.kit.db import Db, Tx
 
-__all__ = ["Made", "Provisioning", "Replies", "Task", "Template", "TemplateVersion"]
+__all__ = ["Made", "Provisioning", "Replies", "Settings", "Task", "Template", "TemplateVersion"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +33,23 @@ class Registration:
     role: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Section [provisioning] of marram.toml. Raises Invalid for a value that cannot be."""
+
+    report_days: int = 90  # reports of bulk registration are deleted so long after their task ended; 0 = never
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.report_days <= 36_500:
+            raise Invalid(f"[provisioning] report_days is 0 to 36500, not {self.report_days}")
+
+
 class Provisioning:
     def __init__(
-        self, db: Db, identity: Identity, registry: Registry, objects: Objects, replies: Replies, *, clock: Clock
-    ) -> None:
+        self, db: Db, identity: Identity, registry: Registry, objects: Objects, replies: Replies, *, clock: Clock,
+        settings: Settings | None = None,
+    ) -> None:  # fmt: skip
+        self.settings = settings or Settings()
         self.account = identity.account
         self._db, self._identity = db, identity
         self.authorities = identity.authorities
@@ -53,6 +66,7 @@ class Provisioning:
         """Every few seconds: what was temporary and has ended goes."""
         await self.claims.end_pending()
         await self._identity.authorities.end_claims()
+        await self.bulk.expire_reports(self.settings.report_days)
 
     async def register_thing(
         self, body: str, parameters: Mapping[str, str], by: Subject, seen: Values

@@ -1,5 +1,6 @@
 """The tables of provisioning: templates and their versions, certificates that wait, bulk tasks with their lines and reports."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from marram.kit.db import Row, Tx
@@ -219,6 +220,21 @@ def reports(tx: Tx, task_id: str, kind: str, after: int, limit: int) -> list[tup
     """(number, key of the object)."""
     sql = "SELECT number, object FROM provisioning_report WHERE task = ? AND kind = ? AND number > ? ORDER BY number LIMIT ?"
     return [(int(row[0]), str(row[1])) for row in tx.all(sql, task_id, kind, after, limit)]
+
+
+def old_reports(tx: Tx, ended_before_ms: int, limit: int) -> list[tuple[str, str]]:
+    """(task, key of the object) of tasks that ended before then, the oldest first."""
+    sql = (
+        "SELECT r.task, r.object FROM provisioning_task t JOIN provisioning_report r ON r.task = t.id"
+        " WHERE t.status NOT IN ('InProgress', 'Cancelling') AND t.modified_ms < ?"
+        " ORDER BY t.modified_ms, r.task, r.number, r.kind LIMIT ?"
+    )
+    return [(str(task), str(key)) for task, key in tx.all(sql, ended_before_ms, limit)]
+
+
+def delete_reports(tx: Tx, reports: Iterable[tuple[str, str]]) -> None:
+    """reports: as `old_reports` gives them."""
+    tx.many("DELETE FROM provisioning_report WHERE task = ? AND object = ?", reports)
 
 
 def last_report(tx: Tx, task_id: str) -> int:

@@ -8,6 +8,7 @@ import pytest
 
 from marram.core.errors import Invalid, NotFound
 from marram.hub.provisioning import bulk as bulks
+from marram.hub.provisioning.service import Settings
 from tests.wire.plant import signing_request
 
 BODY = json.dumps(
@@ -212,3 +213,35 @@ async def test_an_input_that_is_gone_fails_the_task(plant):
     await plant.objects.delete("marram-provisioning", [f"inputs/{task}"])
     found = await finish(plant, task)
     assert (found["status"], "gone" in found["message"]) == ("Failed", True)
+
+
+async def test_reports_have_an_age(plant, monkeypatch):
+    monkeypatch.setattr(bulks, "REPORTS_AT_ONCE", 1)
+    old = await start(plant, lines({"Name": "a"}, {"Name": "no name"}))
+    await finish(plant, old)
+    plant.clock.advance(10 * 24 * 3600 * 1000)
+    new = await start(plant, lines({"Name": "b"}))
+    await finish(plant, new)
+    keys = [stored.key for stored in (await plant.objects.listing(bulks.BUCKET)).objects]
+    assert len(keys) == 3
+    assert await plant.provisioning.bulk.expire_reports(0) == 0
+    assert await plant.provisioning.bulk.expire_reports(11) == 0
+    while await plant.provisioning.bulk.expire_reports(10 - 1):
+        pass
+    assert [stored.key for stored in (await plant.objects.listing(bulks.BUCKET)).objects] == [
+        key for key in keys if key.startswith(new)
+    ]
+    for kind in ("RESULTS", "ERRORS"):
+        answer = await plant.call("ListThingRegistrationTaskReports", taskId=old, reportType=kind)
+        assert answer["resourceLinks"] == []
+    assert (await plant.call("DescribeThingRegistrationTask", taskId=old))["failureCount"] == 1
+    assert [row["lineNumber"] for row in await report(plant, new, "RESULTS")] == [1]
+    plant.clock.advance(plant.provisioning.settings.report_days * 24 * 3600 * 1000 + 1)
+    await plant.provisioning.tend()
+    assert (await plant.objects.listing(bulks.BUCKET)).objects == []
+
+
+@pytest.mark.parametrize("days", [-1, 40_000])
+def test_ages_that_cannot_be(days):
+    with pytest.raises(Invalid, match="report_days"):
+        Settings(report_days=days)
