@@ -4,8 +4,10 @@ What the hub alone may say, credentials that outlive whom they were given for, r
 what the audit log was not told.
 """
 
+import contextlib
 import http.client
 import json
+import socket
 import ssl
 import time
 import urllib.request
@@ -414,3 +416,23 @@ def test_t30_credentials_that_are_given_out_are_written_nowhere(start_hub: Calla
     }
     assert found <= {("registration: code", str(tmp_path / "hub" / "hub.db"))}
     assert b"robot" in where["log"] or b"provisioning.by_claim" in where["log"]  # it was talkative
+
+
+def test_t09_an_upgrade_hides_no_request(site: Site) -> None:
+    """What follows a refused upgrade is not read, and an upgrade has no body, not even an empty one in chunks."""
+    site.certificate("smuggler", ALL)
+    head = (
+        "GET /mqtt HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: mqtt\r\nSec-WebSocket-Key: "
+    )
+    key_and_body = (b"short\r\n\r\n", b"dGhlIHNhbXBsZSBub25jZQ==\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
+    for rest in key_and_body:
+        raw = socket.create_connection(("127.0.0.1", site.hub.port("https")), 10)
+        with site.tls("smuggler").wrap_socket(raw, server_hostname="localhost") as tls:
+            tls.sendall(head.encode() + rest + b"GET /marram/ca HTTP/1.1\r\nHost: a\r\n\r\n")
+            answer = b""
+            with contextlib.suppress(ConnectionError):
+                while piece := tls.recv(65536):
+                    answer += piece
+        assert answer.startswith(b"HTTP/1.1 400") and b"connection: close" in answer, rest
+        assert b"CERTIFICATE" not in answer

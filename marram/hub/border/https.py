@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Any, Final, Protocol
 
-from marram.core import http1
+from marram.core import http1, websocket
 from marram.core.errors import Invalid, LimitExceeded, Unavailable
 from marram.hub.border.awsjson import Request, Response
 from marram.hub.slice import Stream
@@ -333,7 +333,9 @@ class HttpConnection(asyncio.Protocol):
             self._hand_over(response)
             return
         unread = self._stream is not None and self._body is not None
-        keep = head.keep_alive and not unread and not self._door.closing
+        # A proxy may take the answer to a refused upgrade for the end of HTTP, and pass on whatever comes as frames.
+        refused = websocket.is_upgrade(head.headers)
+        keep = head.keep_alive and not unread and not refused and not self._door.closing
         body = response.body
         length = body.length if isinstance(body, Stream) else len(body)
         lines = [

@@ -59,7 +59,8 @@ def check(request: Request, query: list[tuple[str, str]]) -> dict[str, str] | Re
     intent.refuse_authorizer(request.headers, query)
     try:
         return websocket.accept(
-            method=request.method, version_1_1=request.version_1_1, has_body=bool(request.body), headers=request.headers,
+            method=request.method, version_1_1=request.version_1_1, has_body=bool(request.body) or "transfer-encoding" in request.headers,
+            headers=request.headers,
             subprotocol=SUBPROTOCOL,
         )  # fmt: skip
     except Invalid as error:
