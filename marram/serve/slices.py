@@ -142,7 +142,7 @@ def build(base: Base) -> Slices:
     )
     job_files = identity.own_key("marram-job-files", JOB_FILE_RIGHTS)
     jobs = Jobs(
-        db, bus, things, objects=objects, events=things.events,
+        db, bus, things, objects=objects, events=things.events, replies=broker,
         signer=RoleSigner(identity, objects, sigv4.Credentials(job_files.id, job_files.secret)),
     )  # fmt: skip
     rules = Rules(

@@ -301,6 +301,18 @@ class Broker:
         self.tick.touch()
         return True
 
+    def unsubscribed(self, client_id: str, principal: str, topic: str, payload: bytes) -> bool:
+        """The same for a client that does not subscribe to the topic, with QoS 0; one that does gets what is published there."""
+        link = self.links.get(client_id)
+        session = link.session if link is not None else None
+        if link is None or session is None or link.is_closed or link.subject.principal != principal:
+            return False
+        if any(_covers(text, topic) for text in session.subscriptions) or not self._matching.may_receive(session, topic):
+            return False
+        link.send_message(Message(topic.encode(), payload, 0, b""))
+        self.tick.touch()
+        return True
+
     def retained(self, topic: str) -> Retained | None:
         return self._retained.get(topic, self._clock.wall_ms())
 

@@ -56,6 +56,17 @@ class AllOff:
         return False
 
 
+class Replies(Protocol):
+    """The broker: a reply for a connected client that does not subscribe to it."""
+
+    def unsubscribed(self, client_id: str, principal: str, topic: str, payload: bytes) -> bool: ...
+
+
+class NoReplies:
+    def unsubscribed(self, client_id: str, principal: str, topic: str, payload: bytes) -> bool:
+        return False
+
+
 class Told:
     def __init__(self, bus: Bus, documents: Documents, enabled: Enabled, *, account: str, region: str) -> None:
         self._bus, self._documents, self._enabled = bus, documents, enabled

@@ -7,7 +7,7 @@ is driven by its caller, who says which things it has; all else of it is as of a
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from marram.core import codec
 from marram.core.codec import JsonObject
@@ -17,7 +17,7 @@ from marram.hub.jobs import settings, store, store_executions
 from marram.hub.jobs.control import CONTINUOUS, SNAPSHOT, Control, Described, Wanted
 from marram.hub.jobs.device import Device, whole
 from marram.hub.jobs.documents import Documents, NoSigner, Signer
-from marram.hub.jobs.events import AllOff, Enabled, ExecutionChanged, JobChanged, QueueAsked, Told
+from marram.hub.jobs.events import AllOff, Enabled, ExecutionChanged, JobChanged, NoReplies, QueueAsked, Replies, Told
 from marram.hub.jobs.executions import CHUNK, Executions
 from marram.hub.jobs.rolling import Rolling
 from marram.hub.jobs.store import Job, Target, Template
@@ -40,14 +40,16 @@ FOLLOW_MS: Final = (
 )
 MAX_MOVED: Final = 20_000  # announcements kept one by one; beyond it everything is compared
 FAR: Final = 1 << 62
+T = TypeVar("T")
 
 
 class Jobs:
     def __init__(
         self, db: Db, bus: Bus, registry: Registry, *, objects: Objects | None = None, signer: Signer | None = None,
-        events: Enabled | None = None,
+        events: Enabled | None = None, replies: Replies | None = None,
     ) -> None:  # fmt: skip
         self._db, self._registry = db, registry
+        self.replies: Replies = replies or NoReplies()
         account, region = registry.account, registry.region
         documents = Documents(objects, signer or NoSigner())
         told = Told(bus, documents, events or AllOff(), account=account, region=region)
@@ -212,9 +214,9 @@ class Jobs:
         if at_ms < self._asleep_until:
             self._wake.set()
 
-    async def write(self, work: Callable[[Tx], None]) -> None:
+    async def write(self, work: Callable[[Tx], T]) -> T:
         """A transaction of this slice's topics."""
-        await self._db.write(work)
+        return await self._db.write(work)
 
 
 def _job_bearer(tx: Tx, name: str) -> str | None:

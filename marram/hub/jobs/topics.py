@@ -155,9 +155,12 @@ def _request(payload: bytes) -> JsonObject:
 
 
 async def _answered(service: Jobs, message: TopicMessage, work: Callable[[Tx, JsonObject], JsonObject]) -> None:
-    """One transaction: what the request does, and its reply. Refusals come before anything is written, and are replies too."""
+    """One transaction: what the request does, and its reply. Refusals come before anything is written, and are replies too.
 
-    def answer(tx: Tx) -> None:
+    Who asked gets the reply whether or not it subscribes to it; others by their subscriptions.
+    """
+
+    def answer(tx: Tx) -> tuple[str, JsonObject]:
         token: JsonValue = None
         body: JsonObject
         try:
@@ -175,5 +178,7 @@ async def _answered(service: Jobs, message: TopicMessage, work: Callable[[Tx, Js
         if isinstance(token, str):
             body["clientToken"] = token
         tx.emit(f"{message.topic}/{kind}", body)
+        return f"{message.topic}/{kind}", body
 
-    await service.write(answer)
+    topic, body = await service.write(answer)
+    service.replies.unsubscribed(message.client_id, message.subject.principal, topic, codec.dumps(body))
