@@ -1,10 +1,10 @@
 """Writing acts down, and finding out whether anybody changed what was written.
 
 An act's digest is HMAC-SHA256 over the digest before it and its text, with a key made from the hub's master key: whoever can
-write the database but does not have that key cannot make a chain that holds. What such a hand can do is cut the newest
-acts off; against that the newest number and digest are written to a second file, DIR/audit/heads.jsonl, each hour and at a
-stop, for the operator to copy away. An act that was answered is in the log; one that the power cut ended may be done and
-not be here. Not here: which operations are acts (hub/border/audit.py).
+write the database but does not have that key cannot make a chain that holds, nor say that the oldest acts went in their
+time. What such a hand can do is cut the newest acts off; against that the newest number and digest are written to a second
+file, DIR/audit/heads.jsonl, each hour and at a stop, for the operator to copy away. An act that was answered is in the log;
+one that the power cut ended may be done and not be here. Not here: which operations are acts (hub/border/audit.py).
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from marram.core import codec
 from marram.core.codec import JsonObject
 from marram.core.errors import Invalid, MarramError
 from marram.hub.audit import store
-from marram.hub.audit.store import Stored
+from marram.hub.audit.store import Base, Stored
 from marram.hub.slice import Act, Call
 from marram.kit import disk, metrics
 from marram.kit.db import Db, Tx
@@ -30,6 +30,9 @@ log = logger(__name__)
 KEEP_MS: Final = 400 * 86_400_000
 HEAD_EVERY_S: Final = 3600.0
 PRUNE_AT_ONCE: Final = 500
+PRUNE_SHARE: Final = (
+    2400  # of the log an hour: four times what its age asks for, and nearly nothing under a clock that is wrong
+)
 VERIFY_AT_ONCE: Final = 5_000
 MAX_PAGE: Final = 1_000
 MAX_RESOURCES: Final = 20  # of one act; a call that names more says how many
@@ -85,6 +88,9 @@ class Audit:
         await self._db.write(work)
         _acts.inc(outcome="ok" if outcome == "OK" else "refused")
 
+    def _seal(self, seq: int, digest: bytes) -> bytes:
+        return hmac.new(self._key, b"base %d " % seq + digest, hashlib.sha256).digest()
+
     def _digest(self, before: bytes, text: bytes) -> bytes:
         return hmac.new(self._key, before + text, hashlib.sha256).digest()
 
@@ -117,12 +123,15 @@ class Audit:
         At the end the heads in the second file are compared as well.
         """
 
-        def work(tx: Tx) -> tuple[tuple[int, bytes], list[Stored]]:
-            start = store.base(tx) if after is None else (after, digest)
-            return start, store.after(tx, start[0], VERIFY_AT_ONCE)
+        def work(tx: Tx) -> tuple[Base, list[Stored]]:
+            start = store.base(tx) if after is None else Base(after, digest)
+            return start, store.after(tx, start.seq, VERIFY_AT_ONCE)
 
-        (last, before), found = await self._db.read(work)
-        checked = 0
+        base, found = await self._db.read(work)
+        last, before, checked = base.seq, base.digest, 0
+        if after is None and last and not hmac.compare_digest(self._seal(last, before), base.seal):
+            why = f"acts 1 to {last} were not taken away by the hub: the oldest are cut off"
+            return Checked(checked=0, last=last, digest=before, done=True, problem=why)
         for stored in found:
             problem = self._problem(stored, last, before)
             if problem is not None:
@@ -146,7 +155,7 @@ class Audit:
             return None
 
         def work(tx: Tx) -> str | None:
-            first, newest = store.base(tx)[0], max(last, store.head(tx)[0])  # acts may have come meanwhile
+            first, newest = store.base(tx).seq, max(last, store.head(tx)[0])  # acts may have come meanwhile
             for seq, digest in heads:
                 if seq > newest:
                     return f"the log ends at act {newest}, and {self._path.name} knows of act {seq}: the newest are cut off"
@@ -193,10 +202,20 @@ class Audit:
         """Each hour: the head into the second file, acts older than 400 days away."""
         try:
             await self.publish_head()
-            while await self._db.write(lambda tx: store.prune(tx, tx.now_ms - KEEP_MS, PRUNE_AT_ONCE)) == PRUNE_AT_ONCE:
-                pass
+            await self._prune()
         except MarramError as exc:
             log.warning("audit.tend_failed", reason=exc.message)
+
+    async def _prune(self) -> None:
+        """A little each hour: a clock that is years ahead for a while takes no more than that away."""
+        span = await self._db.read(lambda tx: store.head(tx)[0] - store.base(tx).seq)
+        left = max(PRUNE_AT_ONCE, span // PRUNE_SHARE)
+        while left > 0:
+            limit = min(left, PRUNE_AT_ONCE)
+            gone = await self._db.write(
+                lambda tx, limit=limit: store.prune(tx, tx.now_ms - KEEP_MS, limit, self._seal)  # type: ignore[misc]  # bound early
+            )
+            left = left - gone if gone == limit else 0
 
     async def stop(self) -> None:
         try:

@@ -1,5 +1,6 @@
 """The tables of the audit log. Rows are only ever added, and pruned from the old end."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from marram.kit.db import Row, Tx
@@ -20,10 +21,18 @@ def head(tx: Tx) -> tuple[int, bytes]:
     return (int(row[0]), bytes(row[1])) if row else (0, b"")
 
 
-def base(tx: Tx) -> tuple[int, bytes]:
-    """Number and digest of the last act that was pruned; (0, b"") when none was."""
-    row = tx.one("SELECT seq, digest FROM audit_base WHERE id = 1")
-    return (int(row[0]), bytes(row[1])) if row else (0, b"")
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The last act that was pruned, with the hub's seal; number 0 when none was."""
+
+    seq: int = 0
+    digest: bytes = b""
+    seal: bytes = b""
+
+
+def base(tx: Tx) -> Base:
+    row = tx.one("SELECT seq, digest, seal FROM audit_base WHERE id = 1")
+    return Base(int(row[0]), _bytes(row[1]), _bytes(row[2])) if row else Base()
 
 
 def insert(tx: Tx, stored: Stored, *, at_ms: int, principal: str, operation: str) -> None:
@@ -61,17 +70,17 @@ def page(
     return [_stored(row) for row in rows]
 
 
-def prune(tx: Tx, before_ms: int, limit: int) -> int:
-    """Delete the oldest acts of before that time, at most `limit`; the base moves to the last of them."""
+def prune(tx: Tx, before_ms: int, limit: int, seal: Callable[[int, bytes], bytes]) -> int:
+    """Delete the oldest acts of before that time, at most `limit`; the base moves to the last of them, sealed."""
     rows = tx.all("SELECT seq, digest FROM audit WHERE at_ms < ? ORDER BY seq LIMIT ?", before_ms, limit)
     if not rows:
         return 0
     seq, digest = rows[-1]
     tx.execute("DELETE FROM audit WHERE seq <= ?", seq)
     tx.execute(
-        "INSERT INTO audit_base (id, seq, digest) VALUES (1, ?, ?)"
-        " ON CONFLICT (id) DO UPDATE SET seq = excluded.seq, digest = excluded.digest",
-        seq, digest,
+        "INSERT INTO audit_base (id, seq, digest, seal) VALUES (1, ?, ?, ?)"
+        " ON CONFLICT (id) DO UPDATE SET seq = excluded.seq, digest = excluded.digest, seal = excluded.seal",
+        seq, digest, seal(int(seq), _bytes(digest)),
     )  # fmt: skip
     return len(rows)
 

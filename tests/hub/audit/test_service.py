@@ -102,7 +102,11 @@ async def test_a_chain_that_nobody_touched_is_whole_in_parts_too(log: Log, monke
             (b"d" * 32,), "act 6 was changed", id="one put in",
         ),
         pytest.param(
-            "INSERT INTO audit_base (id, seq, digest) VALUES (1, 2, ?)", (b"d" * 32,), "act 3 was changed", id="another base"
+            "INSERT INTO audit_base (id, seq, digest) VALUES (1, 2, ?)", (b"d" * 32,), "acts 1 to 2 were not", id="another base"
+        ),
+        pytest.param(
+            "INSERT INTO audit_base (id, seq, digest) SELECT 1, seq, digest FROM audit WHERE seq = 2", (),
+            "acts 1 to 2 were not taken away by the hub", id="the oldest cut off as if it was their time",
         ),
     ],
 )  # fmt: skip
@@ -139,8 +143,10 @@ async def test_acts_of_before_400_days_go_and_the_chain_holds(log: Log, monkeypa
     await log.audit.tend()
     assert len(await log.audit.page()) == 7
     log.clock.advance(2)
-    await log.audit.tend()
-    assert [stored.seq for stored in await log.audit.page()] == [7, 6]
+    for left in ([7, 6, 5, 4, 3], [7, 6, 5], [7, 6], [7, 6]):
+        await log.audit.tend()
+        assert [stored.seq for stored in await log.audit.page()] == left
+        assert await log.problem() is None
     assert await log.problem() is None
     await log.act()
     assert [stored.seq for stored in await log.audit.page()] == [8, 7, 6]
@@ -176,3 +182,13 @@ async def test_the_second_file_gets_a_line_only_for_what_is_new(log: Log) -> Non
     for _ in range(3):
         await log.audit.stop()
     assert len((log.folder / "audit" / "heads.jsonl").read_text().splitlines()) == 1
+
+
+async def test_t31_a_clock_that_is_years_ahead_takes_little_away(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit_service, "PRUNE_AT_ONCE", 2)
+    monkeypatch.setattr(audit_service, "PRUNE_SHARE", 5)
+    await log.act(count=20)
+    log.clock.advance(10 * KEEP_MS)
+    await log.audit.tend()
+    assert len(await log.audit.page()) == 16  # a fifth of twenty, not all
+    assert await log.problem() is None
