@@ -10,6 +10,7 @@ one that the power cut ended may be done and not be here. Not here: which operat
 import asyncio
 import hashlib
 import hmac
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,8 @@ PRUNE_SHARE: Final = (
 VERIFY_AT_ONCE: Final = 5_000
 MAX_PAGE: Final = 1_000
 MAX_RESOURCES: Final = 20  # of one act; a call that names more says how many
+REFUSED_BURST: Final = 100  # acts of one caller that were refused; after that one a second is written down
+MAX_CALLERS: Final = 10_000  # whose refusals are counted
 MAX_RESOURCE: Final = 512  # characters of one, which whoever was refused has chosen
 MAX_HEADS_BYTES: Final = 16 << 20
 LATEST_MS: Final = 1 << 53
@@ -59,12 +62,23 @@ class Audit:
 
     def __init__(self, db: Db, *, key: bytes, folder: Path) -> None:
         self._db, self._key, self._folder = db, key, folder
+        self._refused: dict[str, tuple[float, float, int]] = {}  # by caller: lines left, when that was, acts left out
 
     # writing
 
     async def record(self, call: Call, operation: Act, resources: Sequence[str], outcome: str) -> None:
-        """As border's port asks. Returns when the act is on the disk. Raises Unavailable."""
+        """As border's port asks. Returns when the act is on the disk. Raises Unavailable.
+
+        Whoever may nothing could fill the disk with refusals: beyond a measure they are counted, and the next line says how
+        many there were.
+        """
         principal = call.subject.arn
+        left_out = 0
+        if outcome != "OK":
+            is_written, left_out = self._may_be_told(principal)
+            if not is_written:
+                _acts.inc(outcome="left out")
+                return
         name = f"{operation.service}:{operation.name}"
         entry: JsonObject = {
             "principal": principal,
@@ -76,6 +90,8 @@ class Audit:
             "outcome": outcome,
             "requestId": call.request_id,
         }
+        if left_out:
+            entry["refusedBefore"] = left_out
         if len(resources) > MAX_RESOURCES:
             entry["moreResources"] = len(resources) - MAX_RESOURCES
 
@@ -87,6 +103,19 @@ class Audit:
 
         await self._db.write(work)
         _acts.inc(outcome="ok" if outcome == "OK" else "refused")
+
+    def _may_be_told(self, principal: str) -> tuple[bool, int]:
+        """(whether a refusal of this caller is written down, how many before it were not)."""
+        now = time.monotonic()
+        left, at, left_out = self._refused.pop(principal, (float(REFUSED_BURST), now, 0))
+        left = min(float(REFUSED_BURST), left + now - at)
+        if len(self._refused) >= MAX_CALLERS:
+            del self._refused[next(iter(self._refused))]  # the one that was silent longest
+        if left < 1:
+            self._refused[principal] = (left, now, left_out + 1)
+            return False, 0
+        self._refused[principal] = (left - 1, now, 0)
+        return True, left_out
 
     def _seal(self, seq: int, digest: bytes) -> bytes:
         return hmac.new(self._key, b"base %d " % seq + digest, hashlib.sha256).digest()

@@ -192,3 +192,19 @@ async def test_t31_a_clock_that_is_years_ahead_takes_little_away(log: Log, monke
     await log.audit.tend()
     assert len(await log.audit.page()) == 16  # a fifth of twenty, not all
     assert await log.problem() is None
+
+
+async def test_t31_refusals_do_not_fill_the_log(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit_service, "REFUSED_BURST", 3)
+    now = [0.0]
+    monkeypatch.setattr(audit_service.time, "monotonic", lambda: now[0])
+    await log.act(outcome="AccessDeniedException", count=10)
+    assert len(await log.audit.page()) == 3
+    await log.act(who="arn:x:user/b", outcome="AccessDeniedException")  # has a measure of his own
+    await log.act()  # what is done is always told
+    assert len(await log.audit.page()) == 5
+    now[0] = 1.0
+    await log.act(outcome="AccessDeniedException")
+    [newest] = await log.audit.page(limit=1)
+    assert json.loads(newest.entry)["refusedBefore"] == 7
+    assert await log.problem() is None
