@@ -137,6 +137,8 @@ def _claim(
         raise _incomplete(f"the date of the credential scope, {scope[1]}, is not that of X-Amz-Date, {amz_date}")
     if not _SHA256.fullmatch(signature):
         raise _incomplete("Signature must be 64 lower-case hexadecimal digits")
+    if payload is not None and len(payload) == 64 and not _SHA256.fullmatch(payload):
+        raise _incomplete("x-amz-content-sha256 must be 64 lower-case hexadecimal digits")
     if not _SIGNED_HEADERS.fullmatch(signed):
         raise _incomplete("SignedHeaders must be lower-case names joined by semicolons")
     try:
@@ -576,7 +578,7 @@ class ChunkDecoder:
 
     def _check(self, text: str, given: str, what: str) -> None:
         wanted = hmac.digest(self._key, text.encode(), "sha256").hex()
-        if not hmac.compare_digest(wanted, given):
+        if not hmac.compare_digest(wanted.encode(), given.encode()):
             raise Unauthenticated(f"The signature of {what} of the body does not match.", reason="signature")
         self._previous = wanted
 

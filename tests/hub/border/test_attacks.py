@@ -87,6 +87,7 @@ async def test_t07_the_server_clock_moves_on_and_the_captured_request_dies(real_
         pytest.param({"x_amz_date": None}, {"IncompleteSignatureException"}, id="no date"),
         pytest.param({"x_amz_content_sha256": "UNSIGNED-PAYLOAD"}, {"IncompleteSignatureException"}, id="unsigned payload"),
         pytest.param({"x_amz_content_sha256": hashlib.sha256(b"x").hexdigest()}, {*WRONG}, id="another hash"),
+        pytest.param({"x_amz_content_sha256": "\xe9" * 64}, {"IncompleteSignatureException"}, id="no hash at all"),
         pytest.param({"authorization": None}, {"MissingAuthenticationTokenException", "AccessDenied"}, id="no signature"),
     ],
 )  # fmt: skip
