@@ -13,7 +13,6 @@ from marram.core.errors import Invalid, LimitExceeded, VersionConflict
 from marram.core.shadow import Document, Patch, Section
 
 _NOTHING: Final = b"{}"
-_PARTS: Final = ("desired", "reported", "desired_meta", "reported_meta")
 
 
 class Part:
@@ -79,7 +78,13 @@ EMPTY: Final = Kept(_EMPTY, _EMPTY, _EMPTY, _EMPTY, 0)
 
 
 def of(document: Document) -> Kept:
-    return Kept(*(Part(value=getattr(document, name)) for name in _PARTS), document.version)
+    return Kept(
+        Part(value=document.desired),
+        Part(value=document.reported),
+        Part(value=document.desired_meta),
+        Part(value=document.reported_meta),
+        document.version,
+    )
 
 
 def encode(kept: Kept) -> bytes:
