@@ -27,12 +27,20 @@ REGION: Final = "local-1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubSettings:
-    """The [hub] section of marram.toml. account_id and region count at the first start only."""
+    """The [hub] section of marram.toml. account_id and region count at the first start only; a port of 0 is the one it had, or the
+    usual one. AWS's SDKs know 8883 and 443 alone where their user cannot say a port."""
 
     account_id: str = ""
     region: str = ""
     log_level: str = "info"
     limits: str = "default"  # or "aws": its rates are on too
+    api_port: int = 0
+    mqtt_port: int = 0
+    https_port: int = 0
+    console_port: int = 0
+
+    def port(self, door: str) -> int:
+        return int(getattr(self, f"{door}_port"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,9 +86,12 @@ def remember(
         raise Invalid(f"account_id is 12 digits, not {wanted.account_id!r}")
     if wanted.region and not re.fullmatch(r"[a-z]{2,}(-[a-z0-9]+)+", wanted.region):
         raise Invalid(f"region looks like local-1 or eu-west-1, not {wanted.region!r}")
+    named = {door: wanted.port(door) for door in PORTS if wanted.port(door)}
+    if not all(0 < port < 65536 for port in named.values()) or len(set(named.values())) < len(named):
+        raise Invalid(f"ports are four different numbers from 1 to 65535, not {named}")
     free: dict[str, int] = dict(PORTS)
     if auto_ports:
-        taken: set[int] = set()
+        taken: set[int] = set(named.values())
         for door in PORTS:
             while (port := _free_port(entropy)) in taken:
                 pass
@@ -90,6 +101,11 @@ def remember(
     def work(tx: Tx) -> Place:
         account = _once(tx, "account", wanted.account_id, ACCOUNT)
         region = _once(tx, "region", wanted.region, REGION)
+        for door, port in named.items():
+            tx.execute(
+                "INSERT INTO setting (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                f"port.{door}", str(port),
+            )  # fmt: skip
         ports = {door: int(_once(tx, f"port.{door}", "", str(port))) for door, port in free.items()}
         return Place(account=account, region=region, ports=ports, bind=bind, host=name or "localhost")
 

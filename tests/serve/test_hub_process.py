@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import sqlite3
 import stat
 import time
@@ -45,6 +46,27 @@ def test_ports_and_keys_are_kept(start_hub: Callable[..., Any]) -> None:
     assert second.info["endpoints"] == first.info["endpoints"]
     assert second.info["admin"] == first.info["admin"]
     assert second.client("sts").get_caller_identity()["Account"] == "000000000001"
+
+
+def test_a_port_of_the_settings_is_taken_and_kept(start_hub: Callable[..., Any], marram: Callable[..., Any]) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    first = start_hub()
+    first.stop()
+    settings = first.data / "marram.toml"
+    settings.write_text(f"[hub]\nhttps_port = {port}\n")
+    second = start_hub(first.data)
+    assert second.info["endpoints"] == {**first.info["endpoints"], "https": f"https://localhost:{port}"}
+    second.stop()
+    settings.unlink()
+    third = start_hub(first.data)
+    assert third.info["endpoints"] == second.info["endpoints"]
+    third.stop()
+    for line, word in ((f"mqtt_port = {port}\nhttps_port = {port}", "different"), ("api_port = 70000", "65535")):
+        settings.write_text(f"[hub]\n{line}\n")
+        done = marram("hub", "up", "--data", first.data)
+        assert done.returncode == 1 and word in done.stderr, done.stderr
 
 
 def test_a_second_hub_on_one_folder_is_refused(start_hub: Callable[..., Any], marram: Callable[..., Any]) -> None:
