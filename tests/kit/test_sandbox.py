@@ -234,8 +234,13 @@ time.sleep(600)
                 write={{folder / "work": "/opt/ml"}}, hide=folder, stdout=lambda line: up.set(),
             )
             await up.wait()
-            print(len([p for p in os.listdir("/proc") if p.isdecimal() and {marker!r}.encode() in
-                       Path("/proc", p, "cmdline").read_bytes() and int(p) != os.getpid()]), flush=True)
+            for _ in range(200):  # a process that has just begun has no words yet
+                found = len([p for p in os.listdir("/proc") if p.isdecimal() and {marker!r}.encode() in
+                             Path("/proc", p, "cmdline").read_bytes() and int(p) != os.getpid()])
+                if found >= 2:
+                    break
+                await asyncio.sleep(0.05)
+            print(found, flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
         asyncio.run(main())
     """)
