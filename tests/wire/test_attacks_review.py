@@ -436,3 +436,18 @@ def test_t09_an_upgrade_hides_no_request(site: Site) -> None:
                     answer += piece
         assert answer.startswith(b"HTTP/1.1 400") and b"connection: close" in answer, rest
         assert b"CERTIFICATE" not in answer
+
+
+def test_a_group_is_made_below_another_only_with_the_right_on_both(site: Site) -> None:
+    """Its things have the policies of the groups above."""
+    site.iot.create_thing_group(thingGroupName="rulers")
+    own = {"Action": "iot:*", "Resource": [f"{IOT}thinggroup/mine*", f"{IOT}thing/mine"]}
+    iot = site.hub.client("iot", **key(site, "climber", own))
+    iot.create_thing_group(thingGroupName="mine")
+    iot.create_thing_group(thingGroupName="mine-2", parentGroupName="mine")
+    said = refused(
+        "AccessDeniedException", lambda: iot.create_thing_group(thingGroupName="mine-3", parentGroupName="rulers")
+    )
+    assert "thinggroup/rulers" in said
+    for name in ("mine-2", "mine", "rulers"):
+        site.iot.delete_thing_group(thingGroupName=name)

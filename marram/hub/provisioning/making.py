@@ -106,6 +106,8 @@ class Making:
             arns[plan.thing.logical] = self._registry.arns.thing(plan.thing.name)
             if certificate_id is not None:
                 self._ask(prepared, "iot:AttachThingPrincipal", arns[plan.thing.logical])
+                if prepared.kind is Kind.REGISTRATION:  # of a device it is the one that asks
+                    self._ask(prepared, "iot:AttachThingPrincipal", self._identity.arn_of(certificate_id))
                 self._identity.attach_thing(tx, plan.thing.name, certificate_id)
         for policy in plan.policies:
             assert certificate_id is not None, "a template with policies has a certificate"

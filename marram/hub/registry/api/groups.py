@@ -9,7 +9,7 @@ from marram.hub.registry.service import Registry, ThingGroup
 from marram.hub.slice import Call, Params, Result, anything, operation
 
 
-@operation("iot", "CreateThingGroup", resource=wire.group)
+@operation("iot", "CreateThingGroup", resource=wire.group_and_parent)
 async def create_thing_group(service: Registry, call: Call, params: Params) -> Result:
     properties = wire.inner(params, "thingGroupProperties")
     made = await service.groups.create(

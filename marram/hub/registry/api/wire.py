@@ -21,6 +21,13 @@ def group(call: Call, params: Params) -> str:
     return arn.build("iot", call.region, call.account, f"thinggroup/{params['thingGroupName']}")
 
 
+def group_and_parent(call: Call, params: Params) -> list[str]:
+    """A child has the policies of its parent: who makes one needs the right on both, as in AWS."""
+    parent = params.get("parentGroupName")
+    above = [arn.build("iot", call.region, call.account, f"thinggroup/{parent}")] if parent else []
+    return [group(call, params), *above]
+
+
 def principal(_call: Call, params: Params) -> str:
     return str(params["principal"])
 
