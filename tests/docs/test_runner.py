@@ -47,3 +47,23 @@ def test_background_commands_end_with_the_document(runner: ModuleType, tmp_path:
         pid = shell.background[0][0]
         assert runner._alive(pid)
     assert not runner._alive(pid)
+
+
+def test_a_file_grows_and_another_page_comes_first(runner: ModuleType, tmp_path: Path) -> None:
+    document(tmp_path, "<!-- file: told.txt -->\n~~~\none\n~~~").rename(tmp_path / "start.md")
+    text = document(
+        tmp_path,
+        "<!-- after: start.md -->",
+        "<!-- more: told.txt -->\n~~~\ntwo\n~~~",
+        "<!-- run: compare -->\n~~~console\n$ cat told.txt\none\ntwo\n~~~",
+    )
+    assert runner.run(text, tmp_path) == 1
+
+
+def test_a_command_that_does_not_end_is_told_with_what_ran_beside_it(
+    runner: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "COMMAND_S", 0.3)
+    text = document(tmp_path, "<!-- run -->\n~~~console\n$ sh -c 'echo beside; exec sleep 600' &\n$ wait %1\n~~~")
+    with pytest.raises(runner.DocumentFailed, match=r"did not end within 0.3 s: wait %1(.|\n)*beside"):
+        runner.run(text, tmp_path)
