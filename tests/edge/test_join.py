@@ -13,6 +13,7 @@ from marram.core.errors import AlreadyExists, Invalid, Unavailable
 from marram.edge import join as joining
 from marram.hub.identity.pki import Pki
 from marram.kit.clock import SystemClock, SystemEntropy
+from tests.listening import listening
 
 
 class Hub:
@@ -63,11 +64,9 @@ class Hub:
 @pytest.fixture
 async def hub(tmp_path: Path) -> AsyncIterator[Hub]:
     hub = Hub(tmp_path)
-    server = await asyncio.start_server(hub.serve, "127.0.0.1", 0, ssl=hub.pki.server_context("none"))
-    hub.url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
-    yield hub
-    server.close()
-    await server.wait_closed()
+    async with listening(hub.serve, ssl=hub.pki.server_context("none")) as port:
+        hub.url = f"https://localhost:{port}"
+        yield hub
 
 
 async def test_joining_writes_a_core(hub: Hub, tmp_path: Path) -> None:

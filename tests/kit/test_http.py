@@ -1,6 +1,7 @@
 """The HTTP client against a server that does what servers do wrong."""
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from marram.core.errors import Corrupt, Denied, Invalid, LimitExceeded, MarramError, NotFound, Unavailable
 from marram.kit import http
+from tests.listening import listening
 
 BODY = bytes(range(256)) * 1000
 Serve = Callable[[Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]], Awaitable[str]]
@@ -16,7 +18,7 @@ Serve = Callable[[Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]], Awa
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
-    servers: list[asyncio.Server] = []
+    held = contextlib.AsyncExitStack()
 
     async def start(answer: Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]) -> str:
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -25,13 +27,10 @@ async def serve() -> AsyncIterator[Serve]:
             finally:
                 writer.close()
 
-        server = await asyncio.start_server(connected, "127.0.0.1", 0)
-        servers.append(server)
-        return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/file?secret=1"
+        return f"http://127.0.0.1:{await held.enter_async_context(listening(connected))}/file?secret=1"
 
-    yield start
-    for server in servers:
-        server.close()
+    async with held:
+        yield start
 
 
 def saying(data: bytes) -> Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]:

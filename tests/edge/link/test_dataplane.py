@@ -14,6 +14,7 @@ from marram.edge.link.ledger import MIGRATIONS, Ledger
 from marram.hub.identity.pki import Pki
 from marram.kit.clock import SystemClock, SystemEntropy
 from marram.kit.db import Db
+from tests.listening import listening
 
 Answer = tuple[int, bytes, dict[str, str]]
 
@@ -52,8 +53,6 @@ async def world(tmp_path: Path) -> AsyncIterator[tuple[DataPlane, Server, Ledger
     (tmp_path / "core.pem").write_text(core.pem)
     (tmp_path / "core.key").write_text(core.private_key_pem or "")
     server = Server()
-    listener = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=pki.server_context("optional"))
-    port = listener.sockets[0].getsockname()[1]
 
     def pinned() -> ssl.SSLContext:
         return ssl.create_default_context(cadata=pki.root_pem)
@@ -65,10 +64,9 @@ async def world(tmp_path: Path) -> AsyncIterator[tuple[DataPlane, Server, Ledger
 
     with Db.open(tmp_path / "state.db", clock=SystemClock(), migrations=[MIGRATIONS]) as db:
         ledger = Ledger(db, wall_ms=SystemClock().wall_ms)
-        hub = Hub(host="localhost", port=port, thing="core1", region="local-1", account="000000000001")
-        yield DataPlane(hub, ledger, own=own, pinned=pinned), server, ledger, f"https://localhost:{port}"
-    listener.close()
-    await listener.wait_closed()
+        async with listening(server.serve, ssl=pki.server_context("optional")) as port:
+            hub = Hub(host="localhost", port=port, thing="core1", region="local-1", account="000000000001")
+            yield DataPlane(hub, ledger, own=own, pinned=pinned), server, ledger, f"https://localhost:{port}"
 
 
 ARN = "arn:aws:greengrass:local-1:000000000001:components:com.a:versions:1.2.0"
