@@ -262,6 +262,10 @@ class Broker:
         if begun.is_handled:
             await self._reserved.handle(begun.topic, begun.payload, begun.subject, begun.client_id)
 
+    def is_heard(self, topic: str) -> bool:
+        """Whether somebody gets what is published there as things are now: a session, online or not, a rule, a handler."""
+        return not self._matching.of(topic).is_empty
+
     async def publish_outbox(self, rows: Iterable[tuple[int, str, bytes]]) -> None:
         """Rows (id, topic, body) of the outbox, in order, in one append. Raises Unavailable: they are given again, and those
         that made it are not published twice: what is void is void to the end, and the highest row accepted falls back."""
@@ -307,7 +311,9 @@ class Broker:
         session = link.session if link is not None else None
         if link is None or session is None or link.is_closed or link.subject.principal != principal:
             return False
-        if any(_covers(text, topic) for text in session.subscriptions) or not self._matching.may_receive(session, topic):
+        if any(_covers(text, topic) for text in session.subscriptions):
+            return False
+        if not self._matching.may_receive(session, topic):
             return False
         link.send_message(Message(topic.encode(), payload, 0, b""))
         self.tick.touch()
