@@ -8,6 +8,7 @@ import argparse
 import importlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from marram.core.errors import Conflict, Corrupt, Denied, Invalid, MarramError, 
 
 Configure: TypeAlias = Callable[[argparse.ArgumentParser], None]
 
+# Control characters but the end of a line, and the marks that turn the direction of text.
+_STEERS: Final = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _SAMPLES: Final = {"data": "var/hub", "root": "var/edge"}
 
 DONE, FAILED, USAGE, NOT_FOUND, NOT_ALLOWED, NOT_REACHABLE, TIMED_OUT, STOPPED, PROBLEMS = range(9)
@@ -90,9 +93,14 @@ def print_json(value: object) -> None:
     print(json.dumps(value, indent=2, sort_keys=True))
 
 
+def plain(text: str) -> str:
+    """Without what steers a terminal: names of clients and refused requests are whatever somebody chose. Lines stay lines."""
+    return _STEERS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> None:
     """Columns padded to their widest cell; for people, never parsed (that is what --json is for)."""
-    cells = [[str(value) for value in row] for row in (header, *rows)]
+    cells = [[plain(str(value)).replace("\n", "\\n") for value in row] for row in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
@@ -159,7 +167,7 @@ def _report(error: MarramError, *, as_json: bool) -> int:
     if as_json:
         print_json({"error": {"kind": type(error).__name__, "code": error.code, "message": error.message}})
     tag = f" [{error.code}]" if error.code else ""
-    sys.stderr.write(f"marram: {error.message}{tag}\n")
+    sys.stderr.write(f"marram: {plain(error.message)}{tag}\n")
     match error:
         case WrongUsage():
             return USAGE

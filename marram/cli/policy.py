@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from marram.cli.main import DONE, PROBLEMS, WrongUsage, command, print_json, table
+from marram.cli.main import DONE, PROBLEMS, WrongUsage, command, plain, print_json, table
 from marram.core import codec
 from marram.core.errors import Invalid
 from marram.kit import disk
@@ -71,7 +71,7 @@ def _explain(given: argparse.Namespace) -> int:
     if given.json:
         print_json(answer)
         return DONE
-    print(f"{answer['decision']}: {answer['why']}")
+    print(plain(f"{answer['decision']}: {answer['why']}"))
     if answer["missing"]:
         print(f"without a value: {', '.join(answer['missing'])}")
     rows = [
@@ -161,6 +161,6 @@ def _show(answer: Mapping[str, Any]) -> None:
             ["CLIENT", "ACTION", "RESOURCE", "CHANGE"],
         )
         for each in changes:
-            print(f"{each.get('clientId', '-')} {each['action']}: {each['why']}")
+            print(plain(f"{each.get('clientId', '-')} {each['action']}: {each['why']}"))
     if live and live["truncated"]:
         print(f"the first {len(live['changes'])} changes among the live clients are shown")

@@ -451,3 +451,31 @@ def test_a_group_is_made_below_another_only_with_the_right_on_both(site: Site) -
     assert "thinggroup/rulers" in said
     for name in ("mine-2", "mine", "rulers"):
         site.iot.delete_thing_group(thingGroupName=name)
+
+
+# what an operator's terminal is told
+
+
+def test_names_that_somebody_chose_do_not_steer_the_terminal(site: Site, marram: Callable[..., Any]) -> None:
+    nobody = site.hub.client("iot", **key(site, "painter", {"Action": "s3:GetObject"}))
+    refused(
+        "AccessDeniedException", lambda: nobody.attach_policy(policyName="p", target="\x1b]0;owned\x07\x1b[2J\u202e")
+    )
+    shown = marram("audit", "list", "--data", str(site.hub.data)).stdout
+    assert r"\x1b]0;owned\x07\x1b[2J" in shown and "\x1b" not in shown and "\u202e" not in shown
+    site.certificate("painter", ALL)
+    client = site.connect("painter", "\x1b[2Jpainter")
+    assert client.is_up and client.subscribe("a") == 1
+    (site.folder / "none.json").write_text(document({"Effect": "Deny", "Action": "iot:*"}))
+    tried = marram(
+        "policy",
+        "try",
+        "--name",
+        "painter",
+        "--document",
+        str(site.folder / "none.json"),
+        "--live",
+        "--data",
+        str(site.hub.data),
+    )
+    assert "painter" in tried.stdout and "\x1b" not in tried.stdout + tried.stderr
