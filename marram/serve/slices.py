@@ -130,7 +130,7 @@ def build(base: Base) -> Slices:
     )  # fmt: skip
     broker.use_index(things.index)
     things.index.use_sources(connectivity=broker.connectivity_of)
-    shadows = Shadows(db, bus, settings=base.settings.shadow, index=things.index)
+    shadows = Shadows(db, bus, settings=base.settings.shadow, index=things.index, is_heard=broker.is_heard)
     things.index.use_sources(shadows=shadows.searchable)
     blobs = Blobs(base.data / "blobs", db, entropy=entropy)
     objects = Objects(

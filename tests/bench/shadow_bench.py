@@ -1,8 +1,9 @@
 """Shadow updates a second, each on the disk before it is answered: `main() -> dict`, medians of three rounds.
 
 1,000 things, 256 writers at once, a device that reports one leaf of a document of some 300 bytes. `update`: the slice alone;
-`update_and_tell`: with accepted and documents (and a delta in every second update) going out through the broker, which nobody
-hears; `update_and_keep`: with a rule on documents, so that each goes through the journal too. The ratios are against the bare
+`update_unheard`: as in a hub, of things whose messages nobody subscribes to, which are not made then;
+`update_and_tell`: with accepted and documents (and a delta in every second update) going out through the broker, made as if
+somebody heard them; `update_and_keep`: with a rule on documents, so that each goes through the journal too. The ratios are against the bare
 rows of an update (document, three messages) in the same database with as many writers.
 """
 
@@ -41,6 +42,8 @@ async def _main() -> dict[str, float]:
                 await shadows.update(f"t{at}", "", json.dumps({"state": state}).encode())
             bare = await _rate(lambda at: _bare(db, at))
             alone = await _rate(lambda at: _update(shadows, at))
+            quiet = Shadows(db, is_heard=broker.is_heard)
+            unheard = await _rate(lambda at: _update(quiet, at))
             await _clear(db)
             async with asyncio.TaskGroup() as group:
                 running = group.create_task(outbox.run(), name="outbox")
@@ -52,6 +55,8 @@ async def _main() -> dict[str, float]:
         "bare_rows_per_s": bare,
         "update_per_s": alone,
         "update_ratio": alone / bare,
+        "update_unheard_per_s": unheard,
+        "update_unheard_ratio": unheard / bare,
         "update_and_tell_per_s": told,
         "update_and_tell_ratio": told / bare,
         "update_and_keep_per_s": kept,

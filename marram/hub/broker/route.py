@@ -99,6 +99,14 @@ class Match:
         self.meta = b""  # of a record: the consumers
         self.meta_one = b""  # of a plain QoS 1 message: all but its sender
 
+    @property
+    def is_empty(self) -> bool:
+        """Nobody gets what is published there."""
+        return not (
+            self.links4 or self.links5 or self.one or self.durable or self.special or self.groups or self.consumers
+            or self.is_reserved or self.is_ingest
+        )  # fmt: skip
+
     def add(self, session: "Session", subscription: Subscription) -> None:
         link = session.link
         if not subscription.is_plain:

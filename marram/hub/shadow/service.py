@@ -49,12 +49,24 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
+class Heard:
+    """Which messages of an update somebody gets."""
+
+    accepted: bool = True
+    delta: bool = True
+    documents: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class ShadowChanged:
     """Bus, after the commit: an update was accepted, or the shadow was deleted (then `version` is its last)."""
 
     thing: str
     shadow: str
     version: int
+
+
+_EVERYTHING: Final = Heard()
 
 
 class Index(Protocol):
@@ -65,11 +77,14 @@ class Index(Protocol):
 
 
 class Shadows:
+    """`is_heard`: whether somebody gets what is published on a topic. What nobody gets is not put together."""
+
     def __init__(
-        self, db: Db, bus: Bus | None = None, *, settings: Settings | None = None, index: Index | None = None
-    ) -> None:
+        self, db: Db, bus: Bus | None = None, *, settings: Settings | None = None, index: Index | None = None,
+        is_heard: Callable[[str], bool] = lambda topic: True,
+    ) -> None:  # fmt: skip
         self.settings = settings or Settings()
-        self._db, self._bus, self._index = db, bus or Bus(), index
+        self._db, self._bus, self._index, self._is_heard = db, bus or Bus(), index, is_heard
 
     async def get(self, thing: str, name: str = "") -> Document:
         """Raises NotFound with AWS's text when there is none."""
@@ -80,7 +95,8 @@ class Shadows:
         """Apply the update request in `payload`; returns the accepted body. Raises Invalid, LimitExceeded, VersionConflict."""
         check(thing, name)
         patch = self.parse(payload)
-        return await self._db.write(lambda tx: self.update_tx(tx, thing, name, patch))
+        heard = self.heard(thing, name)
+        return await self._db.write(lambda tx: self.update_tx(tx, thing, name, patch, heard))
 
     async def delete(self, thing: str, name: str = "", token: str | None = None) -> JsonObject:
         """Returns the accepted body. Raises NotFound."""
@@ -101,6 +117,16 @@ class Shadows:
         """Raises Invalid or LimitExceeded with AWS's texts."""
         return algebra.parse_patch(payload, max_bytes=self.settings.max_document_bytes)
 
+    def heard(self, thing: str, name: str) -> Heard:
+        """For an update that is asked for now: in the same turn of the loop as its `transact`. Who subscribes after that and
+        then asks for the shadow gets it with this update in it, as their request comes behind it."""
+        at = prefix(thing, name)
+        return Heard(
+            self._is_heard(f"{at}/update/accepted"),
+            self._is_heard(f"{at}/update/delta"),
+            self._is_heard(f"{at}/update/documents"),
+        )
+
     async def transact(self, work: Callable[[Tx], T]) -> T:
         """Run `work` behind all that was asked before. For answers to requests by MQTT, in the order of the requests."""
         return await self._db.write(work)
@@ -111,7 +137,7 @@ class Shadows:
         """Raises NotFound."""
         return _existing(store.document(tx, thing, name), thing, name)
 
-    def update_tx(self, tx: Tx, thing: str, name: str, patch: Patch) -> JsonObject:
+    def update_tx(self, tx: Tx, thing: str, name: str, patch: Patch, heard: Heard = _EVERYTHING) -> JsonObject:
         """Returns the accepted body. Raises VersionConflict or LimitExceeded, having changed nothing."""
         stored = store.load(tx, thing, name)
         before = stored.kept
@@ -123,13 +149,16 @@ class Shadows:
         store.save(tx, thing, name, Stored(after, since, told), stored)
         at = prefix(thing, name)
         body = algebra.accepted(patch, after.version, tx.now_ms)
-        messages: list[tuple[str, JsonValue | bytes]] = [(f"{at}/update/accepted", body)]
+        messages: list[tuple[str, JsonValue | bytes]] = []
+        if heard.accepted:
+            messages.append((f"{at}/update/accepted", body))
         touched = patch.desired is not None or patch.reported is not None or patch.clear_desired or patch.clear_reported
-        if touched and difference:
+        if touched and difference and heard.delta:
             wished = Document(desired_meta=after.desired_meta.value, version=after.version)
             message = algebra.delta_message(wished, tx.now_ms, patch.token, difference=difference)
             messages.append((f"{at}/update/delta", message))
-        messages.append((f"{at}/update/documents", kept.documents(before, after, tx.now_ms, patch.token)))
+        if heard.documents:
+            messages.append((f"{at}/update/documents", kept.documents(before, after, tx.now_ms, patch.token)))
         if stored.told and not told:
             messages.append(reached_event(thing, name, after.version, tx.now_ms))
         tx.emit_many(messages)

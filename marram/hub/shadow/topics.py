@@ -47,7 +47,8 @@ async def get(service: Shadows, message: TopicMessage) -> None:
 async def update(service: Shadows, message: TopicMessage) -> None:
     def prepare(thing: str, name: str) -> Callable[[Tx], object]:
         patch = service.parse(message.payload)
-        return lambda tx: service.update_tx(tx, thing, name, patch)
+        heard = service.heard(thing, name)
+        return lambda tx: service.update_tx(tx, thing, name, patch, heard)
 
     await _answered(service, message, "update", prepare)
 

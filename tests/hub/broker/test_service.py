@@ -634,3 +634,22 @@ async def test_over_100_unacknowledged(world) -> None:
         new.raw(packets.publish_frame(5, b"$aws/things/t/x", b"", 1, number, False, False, b""))
     assert (await new.next(Disconnect)).reason == packets.RECEIVE_MAXIMUM_EXCEEDED
     go.set()
+
+
+async def test_who_hears_a_topic(world) -> None:
+    broker = world.broker
+    assert not broker.is_heard("a/b")
+    plain = await world.client("plain")
+    await plain.subscribe("a/+", qos=0)
+    assert broker.is_heard("a/b") and not broker.is_heard("a/b/c")
+    await plain.unsubscribe("a/+")
+    assert not broker.is_heard("a/b")
+    keeper = await world.client("keeper", version=packets.V5, clean=False, properties={"session_expiry_s": 3600})
+    await keeper.subscribe("a/b")
+    await keeper.disconnect()
+    assert broker.is_heard("a/b"), "it waits for a session that is away"
+    member = await world.client("member")
+    await member.subscribe("$share/g/c")
+    assert broker.is_heard("c")
+    broker.add_consumer("rules", lambda topic: topic == "d")
+    assert broker.is_heard("d") and not broker.is_heard("e")

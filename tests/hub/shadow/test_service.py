@@ -177,3 +177,12 @@ async def test_named_shadows_in_pages(db: Db) -> None:
     await shadows.update("lamp", "", b'{"state": {"reported": {"x": 1}}}')
     assert await shadows.names("lamp", limit=2) == ["a", "b"]
     assert await shadows.names("lamp", after="b") == ["c"]
+
+
+@pytest.mark.parametrize("heard", [(), ("accepted",), ("delta",), ("documents",), ("accepted", "delta", "documents")])
+async def test_what_nobody_gets_is_not_told(db: Db, heard: tuple[str, ...]) -> None:
+    at = "$aws/things/lamp/shadow/name/a/update"
+    shadows = Shadows(db, is_heard=lambda topic: topic in {f"{at}/{kind}" for kind in heard})
+    body = await shadows.update("lamp", "a", b'{"state": {"desired": {"on": true}}}')
+    assert [topic for topic, _ in emitted(db)] == [f"{at}/{kind}" for kind in heard]
+    assert body["version"] == 1 and (await shadows.get("lamp", "a")).desired == {"on": True}
