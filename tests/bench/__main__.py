@@ -5,7 +5,7 @@
 A bench has `main() -> dict`: figures, with the ratio against a peer or a bare baseline of the same run where there is one; goals
 are in goals.json, and why one is missed in notes.md. It prints progress; a line `MISSING peer: why` is said again at the end. What
 it leaves running is ended and named. With MARRAM_FULL=1 the benches of LARGE take a million things, and ten thousand devices;
-their figures are kept apart, with date and commit.
+their figures are kept apart, with date and commit. MARRAM_BENCH_THINGS and MARRAM_BENCH_DEVICES give other sizes, to try.
 """
 
 import contextlib
@@ -66,7 +66,10 @@ def main(arguments: list[str]) -> int:
             print(f"   {key:58} {report.shown(value)}{said}")
         print(f"   ({spent:.0f} s)", flush=True)
         runs[name] = {"machine": machine(), **commit(), "seconds": round(spent), "figures": figures}
-    if "--no-write" not in arguments:
+    sized = sorted(name for name in os.environ if name.startswith("MARRAM_BENCH_"))
+    if "--no-write" in arguments or sized:
+        print(f"nothing is written: {', '.join(sized) or '--no-write'}")
+    else:
         write(runs, full, goals, notes)
     summary(runs, goals, notes, failed, missing)
     return 1 if failed else 0

@@ -18,7 +18,8 @@ HEAD: Final = """\
 
 Written by `make bench`; `MARRAM_FULL=1 make bench` takes the large runs too. Ratios are against a peer or a bare baseline of the
 same run; a shared machine moves absolute figures by a factor of two between minutes. Each bench says what it measures at the
-head of its file in `tests/bench`. A goal that is missed has a note at the end; the hard minimum is 0.6 of a goal.
+head of its file in `tests/bench`. A goal that is missed has a note at the end; the hard minimum is 0.6 of a goal. Below the goals
+is all that was measured.
 """
 
 
@@ -81,8 +82,8 @@ def merged(old: Mapping[str, Any], small: Mapping[str, Run], large: Mapping[str,
 
 
 def render(results: Mapping[str, Any], goals: Mapping[str, str], notes: str) -> str:
-    """docs/benchmarks.md."""
-    parts = [HEAD]
+    """docs/benchmarks.md: rows with a goal first, then each run whole."""
+    parts = [HEAD, "## Goals\n\n" + _goals(results, goals)]
     for title, key in (("", "runs"), ("large", "full")):
         for name, run in results[key].items():
             machine = ", ".join(f"{what} {value}" for what, value in run["machine"].items())
@@ -94,10 +95,30 @@ def render(results: Mapping[str, Any], goals: Mapping[str, str], notes: str) -> 
     return "\n".join([*parts, notes.rstrip()]) + "\n"
 
 
+def _goals(results: Mapping[str, Any], goals: Mapping[str, str]) -> str:
+    rows: list[Sequence[str]] = [("figure", "measured", "goal", "")]
+    for title, key in (("", "runs"), (", large", "full")):
+        for name, run in results[key].items():
+            for figure, value in flatten(run["figures"]):
+                if (verdict := judge(value, goal := goals.get(f"{name}.{figure}", ""))) is not None:
+                    rows.append((f"{name}{title}: {figure}", shown(value), goal, _marked(verdict)))
+            for row in unmet(name, run["figures"], goals):
+                rows.append((f"{name}{title}: {row.partition('.')[2]}", "", goals[row], "not measured"))
+    return _lines(rows)
+
+
 def _table(name: str, run: Run, goals: Mapping[str, str]) -> str:
-    rows: list[Sequence[str]] = [("figure", "measured", "goal", ""), ("---",) * 4]
+    rows: list[Sequence[str]] = [("figure", "measured", "goal", "")]
     for key, value in flatten(run["figures"]):
         goal = goals.get(f"{name}.{key}", "")
-        verdict = judge(value, goal)
-        rows.append((key, shown(value), goal, "" if verdict in (None, "met") else f"**{verdict}**"))
-    return "\n".join("|" + "|".join(f" {cell} " if cell else " " for cell in row) + "|" for row in rows) + "\n"
+        rows.append((key, shown(value), goal, _marked(judge(value, goal))))
+    return _lines(rows)
+
+
+def _marked(verdict: Verdict | None) -> str:
+    return "" if verdict is None else verdict if verdict == "met" else f"**{verdict}**"
+
+
+def _lines(rows: Sequence[Sequence[str]]) -> str:
+    lines = ["|" + "|".join(f" {cell} " if cell else " " for cell in row) + "|" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]) + "\n"

@@ -89,10 +89,12 @@ def test_a_bench_that_did_not_run_keeps_its_last_figures() -> None:
 
 def test_the_page_has_date_commit_goal_and_verdict_of_each_run() -> None:
     results = report.merged({}, {"a": run({"x": 1.5, "y": {"z": 3}})}, {"big": run({"n": 1_000_000})})
-    page = report.render(results, {"a.x": ">= 2", "a.y.z": ">= 2"}, "## Notes\n")
+    page = report.render(results, {"a.x": ">= 2", "a.y.z": ">= 2", "a.w": "7"}, "## Notes\n")
     assert "## a\n\nCommit abc, 2026-01-02, 3 s; cpu x, cores 2.\n" in page
     assert "| x | 1.5 | >= 2 | **missed** |" in page
-    assert "| y.z | 3 | >= 2 | |" in page
+    assert "| y.z | 3 | >= 2 | met |" in page
+    goals_first, _, _ = page.partition("## a\n")
+    assert "| a: x | 1.5 | >= 2 | **missed** |" in goals_first and "| a: w | | 7 | not measured |" in goals_first
     assert "## big, large" in page and "| n | 1,000,000 | | |" in page
     assert page.endswith("## Notes\n")
 
