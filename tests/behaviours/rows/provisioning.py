@@ -332,3 +332,11 @@ def register_thing(world: World) -> None:
     body = {"Resources": {"thing": {"Type": "AWS::IoT::Thing", "Properties": {"ThingName": name}}}}
     made = world.iot.register_thing(templateBody=json.dumps(body))
     assert made["resourceArns"] == {"thing": world.arn(f"thing/{name}")}
+
+
+@row(aws="A certificate is not registered as PENDING_ACTIVATION: CertificateStateException, 406.",
+     source="observed: ministack, pull request 1755")  # fmt: skip
+def pending_is_not_registered(world: World) -> None:
+    pem = _Authority(world.name("ca")).issue("d")
+    with world.refused("CertificateStateException", 406):
+        world.iot.register_certificate_without_ca(certificatePem=pem, status="PENDING_ACTIVATION")

@@ -408,3 +408,30 @@ def propagating_attributes(world: World) -> None:
             "mqtt5Configuration": {"propagatingAttributes": [{"userPropertyKey": "k", "thingAttribute": "a"}]}
         },
     )
+
+
+@row(
+    aws="A group that is deleted is gone for its things too, and its name is free.", source="guide: Static thing groups"
+)
+def deleted_group(world: World) -> None:
+    name, thing = group(world), world.thing()
+    world.iot.add_thing_to_thing_group(thingGroupName=name, thingName=thing)
+    world.iot.delete_thing_group(thingGroupName=name)
+    with world.refused(*MISSING):
+        world.iot.describe_thing_group(thingGroupName=name)
+    with world.refused(*MISSING):
+        world.iot.list_things_in_thing_group(thingGroupName=name)
+    world.until(lambda: not world.iot.list_thing_groups_for_thing(thingName=thing)["thingGroups"], "it left")
+    world.iot.create_thing_group(thingGroupName=name)
+    assert world.iot.list_things_in_thing_group(thingGroupName=name)["things"] == []
+
+
+@row(aws="A rule is made with tags, in a header.", source="model: CreateTopicRule")
+def tags_of_a_rule(world: World) -> None:
+    name = world.name("rule").replace("-", "_")
+    role = f"arn:aws:iam::{world.account}:role/marram-service"
+    rule = {"sql": "SELECT * FROM 'a'", "actions": [{"republish": {"roleArn": role, "topic": "b"}}]}
+    world.iot.create_topic_rule(ruleName=name, topicRulePayload=rule, tags="line=7&site=north%20hall")
+    tags = world.iot.list_tags_for_resource(resourceArn=world.arn(f"rule/{name}"))["tags"]
+    assert tags == [{"Key": "line", "Value": "7"}, {"Key": "site", "Value": "north hall"}]
+    world.iot.delete_topic_rule(ruleName=name)
