@@ -13,6 +13,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Final
 
+import generated
+
 import marram
 from marram.hub import slice as declared
 from marram.kit import registry
@@ -34,25 +36,12 @@ CLIENTS: Final = {
 
 
 def main(argv: list[str]) -> int:
-    text = DOCUMENT.read_text()
-    wanted = replaced(text)
-    if wanted == text:
-        return 0
-    if "--check" in argv:
-        print("docs/api.md is out of date: run python tools/api_docs.py", file=sys.stderr)
-        return 1
-    DOCUMENT.write_text(wanted)
-    print("docs/api.md: written")
-    return 0
+    return generated.main(DOCUMENT, "tools/api_docs.py", replaced, argv)
 
 
 def replaced(text: str) -> str:
-    """`text` with the present tables between the marks."""
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"{DOCUMENT.name} has lost a mark: {BEGIN} ... {END}")
-    return f"{head}{BEGIN}\n{tables()}{END}{tail}"
+    """`text` with what is so at present between the marks."""
+    return generated.replaced(DOCUMENT, text, BEGIN, END, f"\n{tables()}")
 
 
 def tables() -> str:

@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
+import generated
+
 ROOT: Final = Path(__file__).resolve().parent.parent
 DOCUMENT: Final = ROOT / "docs" / "licences.md"
 BEGIN: Final = "<!-- begin of the table that tools/licences.py writes -->"
@@ -20,24 +22,12 @@ NOT_INSTALLED: Final = {"torch": "BSD-3-Clause"}
 
 
 def main(argv: list[str]) -> int:
-    text = DOCUMENT.read_text()
-    wanted = replaced(text)
-    if wanted == text:
-        return 0
-    if "--check" in argv:
-        print("docs/licences.md is out of date: run python tools/licences.py", file=sys.stderr)
-        return 1
-    DOCUMENT.write_text(wanted)
-    print("docs/licences.md: written")
-    return 0
+    return generated.main(DOCUMENT, "tools/licences.py", replaced, argv)
 
 
 def replaced(text: str) -> str:
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"{DOCUMENT.name} has lost a mark: {BEGIN} ... {END}")
-    return f"{head}{BEGIN}\n\n{table()}\n\n{END}{tail}"
+    """`text` with what is so at present between the marks."""
+    return generated.replaced(DOCUMENT, text, BEGIN, END, f"\n\n{table()}\n\n")
 
 
 def table() -> str:

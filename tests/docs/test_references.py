@@ -73,6 +73,8 @@ def anchors(path: Path) -> set[str]:
 
 
 def tool(name: str) -> ModuleType:
+    if str(ROOT / "tools") not in sys.path:  # what tools share lies beside them
+        sys.path.append(str(ROOT / "tools"))
     spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
