@@ -355,3 +355,22 @@ def test_a_damaged_database_is_named_corrupt(tmp_path: Path, package: Path) -> N
     (tmp_path / "hub.db").write_bytes(b"not a database" * 1000)
     with pytest.raises(Corrupt):
         open_db(tmp_path)
+
+
+async def test_messages_of_one_statement_keep_their_order(tmp_path: Path) -> None:
+    with Db.open(tmp_path / "hub.db", clock=FakeClock()) as db:
+
+        def work(tx: Tx) -> None:
+            tx.emit("a", {"n": 1})
+            tx.emit_many([("b", {"n": 2}), ("c", b"raw"), ("d", [])])
+            tx.emit_many([])
+            tx.emit("e", {})
+
+        await db.write(work)
+        with pytest.raises(Invalid):
+            await db.write(lambda tx: tx.emit_many([("f", {}), ("g", float("nan"))]))
+        rows = db.outbox_pending()
+    assert [(topic, body) for _, topic, body, _ in rows] == [
+        ("a", b'{"n":1}'), ("b", b'{"n":2}'), ("c", b"raw"), ("d", b"[]"), ("e", b"{}"),
+    ]  # fmt: skip
+    assert [row[0] for row in rows] == sorted({row[0] for row in rows})
