@@ -9,6 +9,8 @@ import shutil
 import ssl
 import subprocess
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from typing import Any
 import boto3
 import paho.mqtt.client as paho
 import pytest
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 
 AWS = shutil.which("aws")
@@ -293,4 +297,42 @@ def test_the_own_operation_with_boto3(shared_hub: Any, importable: Any, monkeypa
         client.import_things(things=things)
     with pytest.raises(Exception, match="does not exist"):
         importable.describe_thing(thingName="own-1")
+    client.close()
+
+
+def test_a_certificate_is_attached_by_who_may(shared_hub: Any, marram: Callable[..., Any], tmp_path: Path) -> None:
+    known = shared_hub.client("iot").create_keys_and_certificate(setAsActive=True)
+    rights = {
+        "Version": "2012-10-17",
+        "Statement": [{"Effect": "Allow", "Action": ["marram:ImportThings", "iot:CreateThing"], "Resource": "*"}],
+    }
+    (tmp_path / "importer.json").write_text(json.dumps(rights))
+    words = ("key", "create", "--policy", str(tmp_path / "importer.json"), "--name", "importer")
+    key = json.loads(marram(*words, "--data", str(shared_hub.data), "--json").stdout)
+    client = boto3.Session().client(
+        "iot", endpoint_url=shared_hub.info["endpoints"]["api"], region_name=shared_hub.info["region"],
+        aws_access_key_id=key["accessKeyId"], aws_secret_access_key=key["secretAccessKey"],
+    )  # fmt: skip
+    signer = client._request_signer._credentials
+
+    def call(things: list[dict[str, str]]) -> tuple[int, str]:
+        request = AWSRequest(
+            "POST", shared_hub.info["endpoints"]["api"] + "/marram/registry/ImportThings",
+            data=json.dumps({"things": things}), headers={"content-type": "application/json"},
+        )  # fmt: skip
+        SigV4Auth(signer, "marram", shared_hub.info["region"]).add_auth(request)
+        sent = urllib.request.Request(request.url, request.data.encode(), dict(request.headers), method="POST")
+        try:
+            with urllib.request.urlopen(sent, timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as refused:
+            with refused:
+                return refused.code, refused.read().decode()
+
+    status, text = call([{"thingName": "bare"}])
+    assert status == 200, text
+    status, text = call([{"thingName": "armed", "certificatePem": known["certificatePem"]}])
+    assert status == 403 and "iot:AttachThingPrincipal" in text and known["certificateId"] in text, text
+    status, text = call([{"thingName": "odd", "certificatePem": "no PEM"}])
+    assert status == 400 and "things[0] 'odd'" in text, text
     client.close()

@@ -5,6 +5,7 @@ with the same type and attributes is left as it is, and only enters the groups t
 """
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -107,6 +108,15 @@ class Importing:
         except _Checked as checked:
             return checked.problems
         raise RuntimeError("a check ended without a result")
+
+    def certificate_arns(self, batch: Sequence[NewThing]) -> list[str]:
+        """Of the certificates that are named; one that is no PEM is found later, with its place."""
+        found: set[str] = set()
+        for wanted in batch:
+            if wanted.certificate:
+                with contextlib.suppress(Invalid):
+                    found.add(self._identity.arn_of(pki.certificate_id(_der(wanted.certificate))))
+        return sorted(found)
 
     async def _issue(self, wanted: NewThing) -> Issued | None:
         """The certificate that is asked for. A thing that has one keeps it: an import that is run again issues none twice."""
