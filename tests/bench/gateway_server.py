@@ -2,7 +2,7 @@
 
 `python -m tests.bench.gateway_server PORT FOLDER KIND`. KIND: memory (a rule is there, and matches nothing), durable (somebody
 wants every message, so QoS 1 is fsynced before its PUBACK), open (as memory, and everything is allowed without a look at a
-policy). The loop is held to core 0; the threads of journal and database may run beside it.
+policy). The loop is held to the first core; the threads of journal and database may run beside it.
 """
 
 import asyncio
@@ -70,7 +70,7 @@ async def serve(port: int, data: Path, kind: str) -> None:
         for name, run in [*slices.runners(base, made), ("mqtt-timers", door.run)]:
             supervisor.start(name, run)
         hub.spare_collector()
-        os.sched_setaffinity(0, {0})  # this thread: the loop
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # this thread: the loop
         await net.serve("127.0.0.1", port, door.connection, tls=None, handshakes=None)
         await asyncio.Event().wait()
 

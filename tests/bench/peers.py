@@ -104,8 +104,9 @@ def free_port() -> int:
 
 
 def pinned(core: int, command: Sequence[str]) -> list[str]:
-    """Held to one core, where there is another for the load."""
-    return ["taskset", "-c", str(core), *command] if (os.cpu_count() or 1) > 1 else list(command)
+    """Held to the first (0) or second (1) core that we may use, where there are two."""
+    cores = sorted(os.sched_getaffinity(0))
+    return ["taskset", "-c", str(cores[core]), *command] if len(cores) > 1 else list(command)
 
 
 # brokers
