@@ -82,7 +82,9 @@ def _compare(op, actual, wanted, values, trusting):
         if op == "BinaryEquals":
             return base64.b64decode(actual, validate=True) == base64.b64decode(text, validate=True)
         if op == "IpAddress":
-            return ipaddress.ip_address(actual) in ipaddress.ip_network(text, strict=False)
+            address = ipaddress.ip_address(actual)
+            mapped = getattr(address, "ipv4_mapped", None)  # RFC 4291, 2.5.5.2: the same host written the longer way
+            return (mapped or address) in ipaddress.ip_network(text, strict=False)
         read = _number if op.startswith("Numeric") else _seconds
         one, other = read(actual), read(text)
     except (ValueError, KeyError):
