@@ -13,8 +13,13 @@ OK: Final = "OK"
 # Verbs that only look, or try something out.
 LOOKS: Final = (
     "Get", "List", "Describe", "Search", "Head", "Test", "Validate", "Verify", "Explain", "Try", "Query", "Latest", "Simulate",
+    "DryRun",
 )  # fmt: skip
-GIVES_CREDENTIALS: Final = frozenset({("sts", "GetSessionToken")})  # whatever it is called
+ALWAYS: Final = (
+    frozenset(  # whatever they are called, and of whichever plane: who got credentials, who put a device out
+        {("sts", "GetSessionToken"), ("iot-data", "DeleteConnection")}
+    )
+)
 DATA_PLANE: Final = frozenset({"iot-data", "iot-jobs-data"})
 POINTS: Final = "timeseries/Write"
 OBJECTS: Final = ("Object", "Part", "MultipartUpload")  # of s3; its buckets are an administrator's
@@ -40,7 +45,7 @@ class NoAuditor:
 def is_act(operation: Operation) -> bool:
     """Whether an administrator's log has a line for it."""
     name = operation.name.rpartition("/")[2]
-    if (operation.service, operation.name) in GIVES_CREDENTIALS:
+    if (operation.service, operation.name) in ALWAYS:
         return True
     if operation.service in DATA_PLANE or operation.name == POINTS or name.startswith(LOOKS):
         return False

@@ -118,6 +118,8 @@ async def test_an_auditor_that_fails_does_not_undo_the_answer() -> None:
         pytest.param("iot", "SearchIndex", False, id="a search"),
         pytest.param("iot", "TestAuthorization", False, id="a try"),
         pytest.param("iot-data", "Publish", False, id="data plane"),
+        pytest.param("iot-data", "DeleteConnection", True, id="a device is put out"),
+        pytest.param("marram", "broker/DryRunPolicy", False, id="a dry run"),
         pytest.param("iot-jobs-data", "UpdateJobExecution", False, id="job executions"),
         pytest.param("s3", "PutObject", False, id="an object"),
         pytest.param("s3", "CompleteMultipartUpload", False, id="an upload"),
