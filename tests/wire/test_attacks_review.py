@@ -453,6 +453,24 @@ def test_a_group_is_made_below_another_only_with_the_right_on_both(site: Site) -
         site.iot.delete_thing_group(thingGroupName=name)
 
 
+def test_a_deployment_needs_the_right_to_a_job_on_its_target(site: Site) -> None:
+    """AWS's service authorization reference: CreateDeployment and CancelDeployment depend on iot:CreateJob and iot:CancelJob."""
+    for name in ("mine", "theirs"):
+        site.iot.create_thing_group(thingGroupName=f"cores-{name}")
+    all_of_it = {"Action": "greengrass:*"}
+    on_mine = {"Action": ["iot:CreateJob", "iot:CancelJob"], "Resource": [f"{IOT}thinggroup/cores-mine", f"{IOT}job/*"]}
+    greengrass = site.hub.client("greengrassv2", **key(site, "deployer", all_of_it, on_mine))
+    made = greengrass.create_deployment(targetArn=f"{IOT}thinggroup/cores-mine")
+    said = refused(
+        "AccessDeniedException", lambda: greengrass.create_deployment(targetArn=f"{IOT}thinggroup/cores-theirs")
+    )
+    assert "iot:CreateJob" in said and "cores-theirs" in said
+    bare = site.hub.client("greengrassv2", **key(site, "bare-deployer", all_of_it))
+    said = refused("AccessDeniedException", lambda: bare.cancel_deployment(deploymentId=made["deploymentId"]))
+    assert "iot:CancelJob" in said
+    greengrass.cancel_deployment(deploymentId=made["deploymentId"])
+
+
 # what an operator's terminal is told
 
 

@@ -24,8 +24,16 @@ def _core_arn(call: Call, params: Params) -> str:
     return arn.build("greengrass", call.region, call.account, f"coreDevices:{params['coreDeviceThingName']}")
 
 
+def _may(call: Call, action: str, resource: str) -> None:
+    """A deployment is a job on its target: AWS's table of actions names the job's right beside the deployment's own."""
+    authorise = call.extra.get("authorise")
+    if callable(authorise):  # filled by the border
+        authorise(action, resource)
+
+
 @operation("greengrassv2", "CreateDeployment", resource=_any_deployment)
 async def create_deployment(service: Greengrass, call: Call, params: Params) -> Result:
+    _may(call, "iot:CreateJob", params["targetArn"])
     made, _ = await service.deployments.create(_request(params), token=str(params.get("clientToken") or ""))
     return {"deploymentId": made.id, "iotJobId": made.job, "iotJobArn": _job_arn(call, made.job)}
 
@@ -36,6 +44,7 @@ async def create_canary_deployment(service: Greengrass, call: Call, params: Para
     count = int(params.get("canaryCount") or 0)
     if things and count:
         raise Invalid("give canaryThings or canaryCount, not both")
+    _may(call, "iot:CreateJob", params["targetArn"])
     made, canary = await service.deployments.create(
         _request(params), canary_things=things or count or 1, bake_ms=int(params.get("bakeSeconds") or 0) * 1000
     )
@@ -98,6 +107,8 @@ async def list_deployments(service: Greengrass, call: Call, params: Params) -> R
 
 @operation("greengrassv2", "CancelDeployment", resource=_deployment_arn)
 async def cancel_deployment(service: Greengrass, call: Call, params: Params) -> Result:
+    found, _, _ = await service.deployments.get(params["deploymentId"])
+    _may(call, "iot:CancelJob", _job_arn(call, found.job))
     await service.deployments.cancel(params["deploymentId"])
     return {"message": f"deployment {params['deploymentId']} is canceled"}
 
