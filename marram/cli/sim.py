@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import selectors
+import signal
 import subprocess
 import sys
 import tempfile
@@ -159,6 +160,8 @@ def _drive(given: argparse.Namespace, hub: Mapping[str, Any], fleet: Fleet) -> "
     """Start the processes, show what they count, end them. Returns the last counts of all."""
     processes = given.processes or max(1, min(os.cpu_count() or 1, given.devices // 100))
     shares = [given.devices // processes + (at < given.devices % processes) for at in range(processes)]
+    for each in (signal.SIGINT, signal.SIGTERM):  # also where a shell started it in the background, deaf to SIGINT
+        signal.signal(each, _interrupt)
     children: list[subprocess.Popen[str]] = []
     last: dict[int, dict[str, int]] = {}
     first = 0
@@ -204,6 +207,10 @@ def _drive(given: argparse.Namespace, hub: Mapping[str, Any], fleet: Fleet) -> "
     if failed:
         raise Exit(FAILED)
     return counts
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _watch(

@@ -68,7 +68,7 @@ def test_jobs_end_and_shadows_follow_as_the_profile_says(
 
     wait_for(lambda: counted().get("numberOfSucceededThings") == 32, "32 successes")
     wait_for(lambda: followed() == 36, "36 shadows that follow")
-    running.send_signal(signal.SIGINT)
+    running.send_signal(signal.SIGTERM)
     counts = ended(running)
     details = counted()
     assert (details["numberOfFailedThings"], details["numberOfRejectedThings"]) == (4, 2)
