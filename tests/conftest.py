@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -70,6 +71,14 @@ def start_hub(tmp_path: Path) -> Iterator[Callable[..., HubProcess]]:
     """start_hub(data=folder, env={...}, args=[...]) -> a ready hub; all are ended afterwards."""
     with hubs(tmp_path) as start:
         yield start
+
+
+@pytest.fixture
+def chance() -> random.Random:
+    """Moments for kills: the seed is printed, MARRAM_SEED repeats a run."""
+    seed = int(os.environ.get("MARRAM_SEED") or random.SystemRandom().randrange(1 << 31))
+    print(f"MARRAM_SEED={seed}")
+    return random.Random(seed)
 
 
 @pytest.fixture(scope="module")

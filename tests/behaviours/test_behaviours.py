@@ -2,12 +2,12 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,22 +19,9 @@ ROWS = page.load()
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    data = tmp_path_factory.mktemp("behaviours") / "hub"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "marram.cli.main", "hub", "up", "--data", str(data), "--ports", "auto", "--no-console"],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    try:
-        assert process.stdout is not None
-        assert any(line.strip() == "marram hub ready" for line in process.stdout), "the hub ended"
-        with opened(Endpoint.of_hub(json.loads((data / "hub.json").read_text()))) as made:
-            yield made
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(15)
-        if process.stdout is not None:
-            process.stdout.close()
+def world(shared_hub: Any) -> Iterator[World]:
+    with opened(Endpoint.of_hub(shared_hub.info)) as made:
+        yield made
 
 
 @pytest.mark.parametrize("row", [pytest.param(row, id=row.id) for row in ROWS])

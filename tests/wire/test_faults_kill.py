@@ -21,13 +21,6 @@ pytestmark = [pytest.mark.xdist_group("faults-kill"), pytest.mark.timeout(240)]
 
 
 @pytest.fixture
-def chance() -> random.Random:
-    seed = int(os.environ.get("MARRAM_SEED") or random.SystemRandom().randrange(1 << 31))
-    print(f"MARRAM_SEED={seed}")
-    return random.Random(seed)
-
-
-@pytest.fixture
 def hub(tmp_path: Path) -> Iterator[Hub]:
     made = Hub(tmp_path / "hub", tmp_path / "hub.log")
     made.start()

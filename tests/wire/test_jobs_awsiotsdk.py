@@ -9,10 +9,11 @@ from queue import Empty, Queue
 from typing import Any
 
 import pytest
-from awscrt import io, mqtt, mqtt_request_response
-from awsiot import ServiceStreamOptions, V2ServiceException, iotjobs, mqtt5_client_builder, mqtt_connection_builder
+from awscrt import mqtt, mqtt_request_response
+from awsiot import ServiceStreamOptions, V2ServiceException, iotjobs
 
-LIMIT_S = 15.0
+from tests.wire.sdk_device import LIMIT_S, SdkDevice
+
 QOS = mqtt.QoS.AT_LEAST_ONCE
 THING = "dev"
 POLICY = {
@@ -25,48 +26,12 @@ POLICY = {
 }  # fmt: skip
 
 
-class Device:
+class Device(SdkDevice):
     def __init__(self, hub: Any, folder: Path) -> None:
-        self.hub, self.iot = hub, hub.client("iot")
-        made = self.iot.create_keys_and_certificate(setAsActive=True)
-        self.arn = self.iot.create_thing(thingName=THING)["thingArn"]
-        self.iot.create_policy(policyName=THING, policyDocument=json.dumps(POLICY))
-        self.iot.attach_policy(policyName=THING, target=made["certificateArn"])
-        self.iot.attach_thing_principal(thingName=THING, principal=made["certificateArn"])
-        certificate, key = folder / "c.pem", folder / "c.key"
-        certificate.write_text(made["certificatePem"])
-        key.write_text(made["keyPair"]["PrivateKey"])
-        self.options: dict[str, Any] = {
-            "endpoint": "localhost", "port": hub.port("mqtt"), "ca_filepath": hub.info["ca_file"], "client_id": THING,
-            "cert_filepath": str(certificate), "pri_key_filepath": str(key),
-        }  # fmt: skip
-        self.closers: list[Callable[[], object]] = []
-
-    def connect(self, version: str) -> Any:
-        if version == "3.1.1":
-            bootstrap = io.ClientBootstrap.get_or_create_static_default()
-            connection = mqtt_connection_builder.mtls_from_path(
-                **self.options, client_bootstrap=bootstrap, clean_session=True, keep_alive_secs=30
-            )
-            connection.connect().result(LIMIT_S)
-            self.closers.append(lambda: connection.disconnect().result(LIMIT_S))
-            return connection
-        up, down = threading.Event(), threading.Event()
-        client = mqtt5_client_builder.mtls_from_path(
-            **self.options, on_publish_received=lambda _: None, on_lifecycle_connection_success=lambda _: up.set(),
-            on_lifecycle_stopped=lambda _: down.set(),
-        )  # fmt: skip
-        client.start()
-        assert up.wait(LIMIT_S)
-        self.closers.append(lambda: (client.stop(), down.wait(LIMIT_S)))
-        return client
+        super().__init__(hub, folder, THING, POLICY)
 
     def job(self, name: str, **options: Any) -> None:
         self.iot.create_job(jobId=name, targets=[self.arn], document=json.dumps({"do": name}), **options)
-
-    def close(self) -> None:
-        for close in reversed(self.closers):
-            close()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ The moments are drawn from a printed seed; MARRAM_SEED repeats a run. Each trans
 """
 
 import json
-import os
 import random
 import time
 from collections import Counter
@@ -19,13 +18,6 @@ from tests.wire.faults import FULL, Hub, until
 THINGS = 2_000 if FULL else 300
 KILLS = 8 if FULL else 2
 pytestmark = [pytest.mark.xdist_group("faults-kill"), pytest.mark.timeout(240)]
-
-
-@pytest.fixture
-def chance() -> random.Random:
-    seed = int(os.environ.get("MARRAM_SEED") or random.SystemRandom().randrange(1 << 31))
-    print(f"MARRAM_SEED={seed}")
-    return random.Random(seed)
 
 
 @pytest.fixture

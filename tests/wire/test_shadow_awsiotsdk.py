@@ -9,11 +9,12 @@ from queue import Queue
 from typing import Any
 
 import pytest
-from awscrt import io, mqtt, mqtt_request_response
-from awsiot import ServiceStreamOptions, V2ServiceException, iotshadow, mqtt5_client_builder, mqtt_connection_builder
+from awscrt import mqtt, mqtt_request_response
+from awsiot import ServiceStreamOptions, V2ServiceException, iotshadow
 from botocore.exceptions import ClientError
 
-LIMIT_S = 15.0
+from tests.wire.sdk_device import LIMIT_S, SdkDevice
+
 QOS = mqtt.QoS.AT_LEAST_ONCE
 MINE = "${iot:Connection.Thing.ThingName}"
 ARN = "arn:aws:iot:*:*:"
@@ -27,50 +28,17 @@ OWN_SHADOW = {
 }  # fmt: skip
 
 
-class Device:
-    """One thing with its certificate; `connect` gives what IotShadowClient takes, ready."""
-
+class Device(SdkDevice):
     def __init__(self, hub: Any, folder: Path, thing: str, policy: dict[str, Any] = OWN_SHADOW) -> None:
-        iot = hub.client("iot")
-        made = iot.create_keys_and_certificate(setAsActive=True)
-        iot.create_thing(thingName=thing)
-        iot.create_policy(policyName=thing, policyDocument=json.dumps(policy))
-        iot.attach_policy(policyName=thing, target=made["certificateArn"])
-        iot.attach_thing_principal(thingName=thing, principal=made["certificateArn"])
-        certificate, key = folder / f"{thing}.pem", folder / f"{thing}.key"
-        certificate.write_text(made["certificatePem"])
-        key.write_text(made["keyPair"]["PrivateKey"])
-        self.options: dict[str, Any] = {
-            "endpoint": "localhost", "port": hub.port("mqtt"), "ca_filepath": hub.info["ca_file"], "client_id": thing,
-            "cert_filepath": str(certificate), "pri_key_filepath": str(key),
-        }  # fmt: skip
-        self.closers: list[Callable[[], object]] = []
+        super().__init__(hub, folder, thing, policy)
 
-    def connect(self, version: str) -> Any:
-        if version == "3.1.1":
-            bootstrap = io.ClientBootstrap.get_or_create_static_default()
-            self.interrupted = threading.Event()
-            connection = mqtt_connection_builder.mtls_from_path(
-                **self.options, client_bootstrap=bootstrap, clean_session=True, keep_alive_secs=30,
-                reconnect_min_timeout_secs=1, reconnect_max_timeout_secs=1,
-                on_connection_interrupted=lambda **_: self.interrupted.set(),
-            )  # fmt: skip
-            connection.connect().result(LIMIT_S)
-            self.closers.append(lambda: connection.disconnect().result(LIMIT_S))
-            return connection
-        up, down = threading.Event(), threading.Event()
-        client = mqtt5_client_builder.mtls_from_path(
-            **self.options, on_publish_received=lambda _: None, on_lifecycle_connection_success=lambda _: up.set(),
-            on_lifecycle_stopped=lambda _: down.set(),
+    def connect(self, version: str, **more: Any) -> Any:
+        """A connection of 3.1.1 comes back soon after it broke, and says that it did."""
+        self.interrupted = threading.Event()
+        return super().connect(
+            version, reconnect_min_timeout_secs=1, reconnect_max_timeout_secs=1,
+            on_connection_interrupted=lambda **_: self.interrupted.set(), **more,
         )  # fmt: skip
-        client.start()
-        assert up.wait(LIMIT_S)
-        self.closers.append(lambda: (client.stop(), down.wait(LIMIT_S)))
-        return client
-
-    def close(self) -> None:
-        for close in reversed(self.closers):
-            close()
 
 
 @pytest.fixture
